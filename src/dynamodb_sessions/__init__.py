@@ -1,0 +1,29 @@
+"""Server-side sessions for Starlette, FastAPI and any ASGI app, kept in DynamoDB."""
+
+from dynamodb_sessions.dynamodb import DynamoDBStore as DynamoDBStore
+from dynamodb_sessions.exceptions import ConfigurationError as ConfigurationError
+from dynamodb_sessions.exceptions import CorruptRecord as CorruptRecord
+from dynamodb_sessions.exceptions import SessionError as SessionError
+from dynamodb_sessions.exceptions import SessionTooLarge as SessionTooLarge
+from dynamodb_sessions.exceptions import StoreUnavailable as StoreUnavailable
+from dynamodb_sessions.exceptions import UnserializableValue as UnserializableValue
+from dynamodb_sessions.lifecycle import open_session as open_session
+from dynamodb_sessions.memory import MemoryStore as MemoryStore
+from dynamodb_sessions.middleware import DynamoDBSessionMiddleware as DynamoDBSessionMiddleware
+from dynamodb_sessions.middleware import session_middleware as session_middleware
+from dynamodb_sessions.session import Session as Session
+
+__all__ = [
+    "ConfigurationError",
+    "CorruptRecord",
+    "DynamoDBSessionMiddleware",
+    "DynamoDBStore",
+    "MemoryStore",
+    "Session",
+    "SessionError",
+    "SessionTooLarge",
+    "StoreUnavailable",
+    "UnserializableValue",
+    "open_session",
+    "session_middleware",
+]

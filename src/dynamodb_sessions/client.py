@@ -1,0 +1,181 @@
+"""The one door to DynamoDB: low-level boto3 calls, each in a worker thread, each with a deadline, errors translated.
+
+Only this module imports boto3, and only when a client is built. Nothing here is bound to an event loop: behind
+Mangum every invocation may have a new one.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
+
+T = TypeVar("T")
+
+MAX_CONCURRENT_CALLS = 64
+"""Worker threads, and pooled connections, of one event loop. Not anyio's default ones: busy endpoints hold those."""
+
+_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("dynamodb_sessions")
+
+_FIXES = {
+    "ResourceNotFoundException": "create the table, or correct its name or region",
+    "AccessDeniedException": "allow the role GetItem, PutItem, UpdateItem and DeleteItem on the table",
+    "UnrecognizedClientException": "the credentials are not valid here",
+    "InvalidSignatureException": "the credentials are not valid here",
+    "IncompleteSignatureException": "the credentials are not valid here",
+    "MissingAuthenticationTokenException": "the credentials are not valid here",
+    "ExpiredTokenException": "renew the credentials",
+    "ExpiredToken": "renew the credentials",
+    "OptInRequired": "the account is not subscribed to DynamoDB",
+    "ValidationException": "its partition key must be session_id, a string",
+}
+
+
+class ConditionFailed(SessionError):
+    """The item is not as the write demanded. Nothing was written."""
+
+
+class Contended(StoreUnavailable):
+    """Another transaction holds the item just now. Nothing was written."""
+
+
+class ItemTooLarge(SessionError):
+    """The item would be larger than DynamoDB takes. Nothing was written."""
+
+
+async def in_thread(function: Callable[[], T], *, timeout: float) -> T:  # noqa: ASYNC109
+    """Run a blocking function in a worker thread. Raises StoreUnavailable after `timeout` seconds, waiting included.
+
+    The thread is then left to end by itself: nothing can interrupt it.
+    """
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(MAX_CONCURRENT_CALLS)
+        _limiter.set(limiter)
+    try:
+        with anyio.fail_after(timeout):
+            return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+    except TimeoutError:
+        raise StoreUnavailable(f"DynamoDB did not answer within {timeout:g} s") from None
+
+
+class Boto3Door:
+    """Calls DynamoDB through a boto3 client: the given one, or its own, built at once."""
+
+    def __init__(
+        self,
+        client: Any = None,
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        self.timeout = timeout
+        self._region_name = region_name
+        self._endpoint_url = endpoint_url
+        self._client = client
+        self._lock = Lock()
+        if client is None:
+            # What is wrong is said when it is needed: an app with a fallback must be able to start without.
+            with contextlib.suppress(ConfigurationError):
+                self.client  # noqa: B018
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client. Raises ConfigurationError if none can be built."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._build()
+            return self._client
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call, named as boto3 names it.
+
+        Raises ConditionFailed, Contended, ItemTooLarge, ConfigurationError or StoreUnavailable.
+        """
+        return await in_thread(lambda: self.call_sync(operation, **parameters), timeout=self.timeout)
+
+    def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call in this thread, without the deadline."""
+        client = self.client
+        try:
+            result: dict[str, Any] = getattr(client, operation)(**parameters)
+        except Exception as error:  # Whatever a client raises: it does not say that there is no session.
+            raise _translate(error) from error
+        return result
+
+    def _build(self) -> Any:
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        # botocore's own default has changed between releases, and its read timeout is for every recv: see `timeout`.
+        config = Config(
+            connect_timeout=min(1.0, self.timeout),
+            read_timeout=min(1.0, self.timeout),
+            retries={"mode": "standard", "total_max_attempts": 2},
+            max_pool_connections=MAX_CONCURRENT_CALLS,
+            tcp_keepalive=True,
+        )
+        # Lambda and containers set AWS_REGION; boto3 reads only AWS_DEFAULT_REGION.
+        region_name = self._region_name or os.environ.get("AWS_REGION") or None
+        try:
+            session = boto3.Session(region_name=region_name)
+            return session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
+        except Exception as error:  # A broken profile, region or endpoint: all are configuration.
+            raise ConfigurationError(f"no DynamoDB client can be built: {_reason(error)}") from error
+
+
+def _translate(error: Exception) -> SessionError:
+    """Return what a client's error means here. Names the cause, never the request."""
+    from botocore.exceptions import (  # noqa: PLC0415
+        ClientError,
+        CredentialRetrievalError,
+        NoCredentialsError,
+        NoRegionError,
+        ParamValidationError,
+        PartialCredentialsError,
+        ProfileNotFound,
+    )
+
+    if isinstance(error, ClientError):
+        return _translate_response(error.response)
+    if isinstance(error, ParamValidationError):  # Its text quotes the parameters.
+        return ConfigurationError("DynamoDB's client refused the parameters of the call")
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | NoRegionError | ProfileNotFound):
+        return ConfigurationError(_reason(error))
+    if isinstance(error, CredentialRetrievalError):
+        return StoreUnavailable("the credentials could not be retrieved")
+    return StoreUnavailable(f"DynamoDB cannot be reached: {_reason(error)}")
+
+
+def _translate_response(response: Any) -> SessionError:
+    code = response.get("Error", {}).get("Code", "")
+    message = response.get("Error", {}).get("Message", "")
+    reasons = [reason for reason in response.get("CancellationReasons", ()) if reason.get("Code") != "None"]
+    codes = {reason.get("Code") for reason in reasons}
+    if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in codes:
+        return ConditionFailed("the item is not as the write demands")
+    if code in {"TransactionConflictException", "TransactionInProgressException"} or "TransactionConflict" in codes:
+        return Contended("another transaction holds the item")
+    if any("size" in text.lower() and "exceeded" in text.lower() for text in (message, *_messages(reasons))):
+        return ItemTooLarge("the item is larger than DynamoDB takes")
+    said = f"DynamoDB said {code or 'nothing it can name'}"
+    if code in _FIXES:
+        return ConfigurationError(f"{said}: {_FIXES[code]}")
+    return StoreUnavailable(said)
+
+
+def _messages(reasons: list[dict[str, Any]]) -> list[str]:
+    return [str(reason.get("Message", "")) for reason in reasons if reason.get("Code") == "ValidationError"]
+
+
+def _reason(error: Exception) -> str:
+    """Return the error's own words on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,85 @@
+"""Session values to stored strings and back: JSON, one string per top-level key.
+
+Everything comes back as it went (a tuple comes back as a list, as JSON has it): a value of which that cannot be
+promised is refused by name, never converted.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from dynamodb_sessions.exceptions import UnserializableValue
+
+MAX_DEPTH = 256
+"""How deep a value may be nested: far below the interpreter's recursion limit, so what was written can be read."""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def encode(value: Any) -> str:
+    """Return the compact JSON of a value. Raises ValueError, TypeError or RecursionError: see `encode_item`."""
+    return _encode(value)
+
+
+def encode_item(key: object, value: Any) -> str:
+    """Return the stored string of one session entry.
+
+    Raises UnserializableValue naming the key if the entry would not come back as it went.
+    """
+    if not isinstance(key, str) or not key:
+        raise UnserializableValue(key, "a session key must be a non-empty str")
+    try:
+        key.encode()
+        encoded = encode(value)
+        encoded.encode()
+        # Both are cheap and nearly always settle it; only the rest is walked.
+        if encoded.count("[") + encoded.count("{") > MAX_DEPTH or decode(encoded) != value:
+            _check_nested(value)
+    except RecursionError:
+        raise UnserializableValue(key, f"it is nested deeper than {MAX_DEPTH} levels") from None
+    except UnicodeEncodeError:
+        raise UnserializableValue(key, "it holds a lone surrogate, which is not valid Unicode text") from None
+    except (TypeError, ValueError) as error:
+        raise UnserializableValue(key, str(error)) from None
+    return encoded
+
+
+def decode(encoded: str) -> Any:
+    """Return the value of a stored string. Raises ValueError or RecursionError if it is not JSON."""
+    return _decode(encoded)
+
+
+def same(encoded: str, stored: str) -> bool:
+    """Whether two stored strings carry one value, however another writer may have spaced it."""
+    return encoded == stored or encoded == _encode(_decode(stored))
+
+
+def encode_items(items: Mapping[str, Any]) -> dict[str, str]:
+    """Return every entry encoded. Raises UnserializableValue."""
+    return {key: encode_item(key, value) for key, value in items.items()}
+
+
+def _check_nested(value: Any) -> None:
+    """Refuse the two things json.dumps lets pass: keys it would turn into strings, and nesting without end."""
+    level = [value]
+    depth = 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise RecursionError
+        depth += 1
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                for key in node:
+                    if not isinstance(key, str):
+                        raise TypeError(f"a nested key must be a str, not {type(key).__name__}")
+                below.extend(node.values())
+            elif isinstance(node, list | tuple):
+                below.extend(node)
+        level = below

@@ -1,0 +1,128 @@
+"""The session cookie: sign, verify, render, expire. What it says is `id.version`, and a signature over both.
+
+The signature proves that we issued the id; whether the session still lives is the store's word alone, so the cookie
+carries no time. Attributes follow RFC 6265bis; see OWASP's Session Management Cheat Sheet for the defaults.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from itsdangerous import Signer
+
+from dynamodb_sessions.exceptions import ConfigurationError
+
+_SALT = b"dynamodb_sessions.cookie"
+_SIGNED = re.compile(rb"([A-Za-z0-9_-]{43})\.(0|[1-9][0-9]{0,14})\.[A-Za-z0-9_-]{43}")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
+_SAME_SITE = ("lax", "strict", "none")
+_MAX_CANDIDATES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a verified cookie says. `stale`: it was signed by an older key."""
+
+    session_id: str = field(repr=False)
+    version: int
+    stale: bool = False
+
+
+class SessionCookie:
+    """Reads and writes one session cookie with fixed attributes.
+
+    `keys` are newest first: the first signs, all verify. `https_only=None` means Secure whenever the request came
+    over https, and always where browsers insist on it. Raises ConfigurationError for what a browser would refuse.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        *,
+        name: str,
+        path: str,
+        same_site: str,
+        https_only: bool | None,
+        domain: str | None,
+        partitioned: bool,
+    ) -> None:
+        if not _TOKEN.fullmatch(name):
+            raise ConfigurationError(f"session_cookie={name!r} is not a valid cookie name")
+        if same_site not in _SAME_SITE:
+            raise ConfigurationError(f"same_site={same_site!r} must be one of {', '.join(_SAME_SITE)}")
+        if not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
+            raise ConfigurationError(f"path={path!r} must begin with / and hold no control character or semicolon")
+        if domain is not None and not _ATTRIBUTE.fullmatch(domain):
+            raise ConfigurationError(f"domain={domain!r} is not a valid cookie domain")
+        lowered = name.lower()
+        why_secure = [
+            reason
+            for reason, applies in (
+                ("a cookie name beginning __Host-", lowered.startswith("__host-")),
+                ("a cookie name beginning __Secure-", lowered.startswith("__secure-")),
+                ('same_site="none"', same_site == "none"),
+                ("partitioned=True", partitioned),
+            )
+            if applies
+        ]
+        if why_secure and https_only is False:
+            raise ConfigurationError(f"{why_secure[0]} needs https_only=True: browsers refuse the cookie otherwise")
+        if lowered.startswith("__host-") and (path != "/" or domain is not None):
+            raise ConfigurationError('a cookie name beginning __Host- needs path="/" and no domain')
+
+        self.name = name
+        self._prefix = name.encode() + b"="
+        self._https_only = True if why_secure else https_only
+        self._signers = [Signer(key, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256) for key in keys]
+        self._attributes = f"; Path={path}"
+        if domain is not None:
+            self._attributes += f"; Domain={domain}"
+        self._attributes += f"; HttpOnly; SameSite={same_site}"
+        if partitioned:
+            self._attributes += "; Partitioned"
+
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> list[Ticket]:
+        """Return what the cookies of this name say, of those that verify, in the browser's order, each id once.
+
+        A browser sends several of one name when they were set for several paths or domains. Only the first four
+        that verify count: nobody honest has more, and each may cost a read of the store.
+        """
+        tickets: dict[str, Ticket] = {}
+        for header, value in headers:
+            if header != b"cookie" or self._prefix not in value:
+                continue
+            for pair in value.split(b";"):
+                stripped = pair.strip(b" \t")
+                if stripped.startswith(self._prefix):
+                    ticket = self._verify(stripped[len(self._prefix) :])
+                    if ticket is not None and len(tickets) < _MAX_CANDIDATES:
+                        tickets.setdefault(ticket.session_id, ticket)
+        return list(tickets.values())
+
+    def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:
+        """Return the Set-Cookie value for a session. `max_age` in seconds; None: until the browser closes."""
+        value = self._signers[0].sign(f"{session_id}.{version}").decode()
+        lifetime = "" if max_age is None else f"; Max-Age={max_age}"
+        return f"{self.name}={value}{lifetime}{self._attributes}{self._secure(secure=secure)}"
+
+    def expire(self, *, secure: bool) -> str:
+        """Return the Set-Cookie value that removes the cookie: the same attributes, or a browser keeps it."""
+        past = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        return f"{self.name}={past}{self._attributes}{self._secure(secure=secure)}"
+
+    def _secure(self, *, secure: bool) -> str:
+        return "; Secure" if (secure if self._https_only is None else self._https_only) else ""
+
+    def _verify(self, value: bytes) -> Ticket | None:
+        match = _SIGNED.fullmatch(value)
+        if match is None:
+            return None
+        payload = value[: match.end(2)]
+        for age, signer in enumerate(self._signers):
+            # Signing again and comparing every byte: base64 has several spellings of one signature, we issue one.
+            if hmac.compare_digest(signer.sign(payload), value):
+                return Ticket(match[1].decode(), int(match[2]), stale=age > 0)
+        return None

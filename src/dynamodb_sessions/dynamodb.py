@@ -1,0 +1,366 @@
+"""DynamoDBStore: records to and from DynamoDB's request shapes. One conditional request is one change.
+
+An item holds `session_id` (S, the key), `user_data` (M of S), `created_at`, `ttl` and `version` (N), and sometimes
+`owner` (S) and `max_age` (N). An older layout has `user_data` as one JSON string and no version: it is read, and
+rewritten as a map by its next change.
+"""
+
+import random
+import re
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+
+import anyio
+
+from dynamodb_sessions import table
+from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, ItemTooLarge, in_thread
+from dynamodb_sessions.codec import decode, encode_items
+from dynamodb_sessions.exceptions import (
+    ConfigurationError,
+    CorruptRecord,
+    SessionError,
+    SessionTooLarge,
+    StoreUnavailable,
+    UnserializableValue,
+)
+from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, check_size
+
+PROBE_ID = "dynamodb-sessions/probe"
+"""The id that is asked for to see whether the table answers. Nothing is stored under it."""
+
+_TABLE_NAME = re.compile(r"[a-zA-Z0-9_.-]{3,255}|arn:[a-zA-Z0-9:/_.-]{1,1020}")
+_MAX_ENTRIES = 250  # An update expression holds 4 KB.
+_ATTEMPTS = 10
+_FIRST_PAUSE = 0.01
+_CREATE_TABLE_TIMEOUT = 70.0
+
+_LIVE = "attribute_exists(#id) AND #t > :now"
+
+
+class DynamoDBStore:
+    """Keeps sessions in a DynamoDB table.
+
+    `client` is any boto3-compatible DynamoDB client; without one, it is built at once from `region_name` and
+    `endpoint_url` or boto3's own configuration. `timeout` is the deadline of a call in seconds. With
+    `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen.
+    `create_table=True` creates the table on first use, for development. Raises ConfigurationError for a table name
+    that is none, or a timeout that is not positive; anything else that is wrong shows at the first call, or `probe`.
+    """
+
+    def __init__(
+        self,
+        table_name: str,
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        client: Any = None,
+        consistent_read: bool = True,
+        create_table: bool = False,
+        timeout: float = 5.0,
+    ) -> None:
+        if not isinstance(table_name, str) or not _TABLE_NAME.fullmatch(table_name):
+            raise ConfigurationError(f"table_name={table_name!r} is not a DynamoDB table's name or ARN")
+        if not timeout > 0:
+            raise ConfigurationError(f"timeout={timeout!r} must be a positive number of seconds")
+        self.table_name = table_name
+        self.mode = "dynamodb"
+        self.mode_reason = "not asked yet"
+        self.probe_error: SessionError | None = None
+        self._door = Boto3Door(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
+        self._consistent_read = consistent_read
+        self._create_table = create_table
+        self._answered = False
+        self._probes = 0
+        self._probe_lock = Lock()
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client. Raises ConfigurationError if none can be built."""
+        return self._door.client
+
+    def probe(self) -> bool:
+        """Make the one GetItem that says whether the table can be used, and set `mode` and `mode_reason`.
+
+        Never raises: what was wrong is in `probe_error`. It blocks, so call it where nothing else runs yet, as while
+        a Lambda function initialises. Once it has succeeded it does nothing.
+        """
+        before = self._probes
+        with self._probe_lock:
+            if not self._answered and self._probes == before:  # Else somebody else's probe ended while this one waited.
+                try:
+                    self._ask()
+                except SessionError as error:
+                    self.mode, self.mode_reason, self.probe_error = "memory", str(error), error
+                else:
+                    self.mode, self.mode_reason, self.probe_error = "dynamodb", "the table answers", None
+                    self._answered = True
+                self._probes += 1
+            return self._answered
+
+    def _ask(self) -> None:
+        try:
+            self._door.call_sync("get_item", TableName=self.table_name, Key=_key(PROBE_ID))
+        except ConfigurationError as error:
+            if not self._create_table or "ResourceNotFoundException" not in str(error):
+                raise
+            try:
+                table.create(self.client, self.table_name)
+            except Exception as failure:
+                raise ConfigurationError(
+                    f"the table cannot be created: {type(failure).__name__}: {failure}"
+                ) from failure
+
+    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
+        record = await self._get(session_id, now, consistent=self._consistent_read)
+        if not self._consistent_read and (record is None or record.version < min_version):
+            record = await self._get(session_id, now, consistent=True)
+        return record
+
+    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+        put = {
+            "TableName": self.table_name,
+            "Item": _item(check_size(record)),
+            "ConditionExpression": "attribute_not_exists(#id) OR #t <= :now",
+            "ExpressionAttributeNames": {"#id": table.KEY, "#t": table.TTL},
+            "ExpressionAttributeValues": {":now": _n(now)},
+        }
+        try:
+            if replaces is None:
+                await self._write(record, "put_item", **put)
+            else:
+                delete = {"TableName": self.table_name, "Key": _key(replaces)}
+                await self._transact(record, {"Put": put}, {"Delete": delete})
+        except ConditionFailed:
+            return False
+        return True
+
+    async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
+        changed = check_size(changes.apply(record))
+        if len(changes.set) + len(changes.remove) > _MAX_ENTRIES:
+            return await self._replace(record.id, changes, now)
+        try:
+            result = await self._write(changed, "update_item", **self._update(record.id, changes, now))
+        except ConditionFailed:
+            # Gone, or in the older layout.
+            return None if changes.is_touch else await self._replace(record.id, changes, now)
+        version = result.get("Attributes", {}).get("version")
+        return changed if version is None else replace(changed, version=int(version["N"]))
+
+    async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
+        stored: Record | None = record
+        async for _ in _attempts():
+            if stored is None:
+                return None
+            moved = check_size(replace(changes.apply(stored), id=new_id))
+            put = {
+                "TableName": self.table_name,
+                "Item": _item(moved),
+                "ConditionExpression": "attribute_not_exists(#id)",
+                "ExpressionAttributeNames": {"#id": table.KEY},
+            }
+            try:
+                await self._transact(moved, {"Put": put}, {"Delete": self._unchanged(stored, now)})
+            except ConditionFailed:  # Changed meanwhile, and those changes are to be kept; or ended.
+                stored = await self._get(record.id, now, consistent=True)
+            else:
+                return moved
+        raise StoreUnavailable("the session is changed faster than it can be moved")
+
+    async def delete(self, session_id: str) -> None:
+        await self._retry_contended("delete_item", TableName=self.table_name, Key=_key(session_id))
+
+    async def _replace(self, session_id: str, changes: Changes, now: int) -> Record | None:
+        """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
+        async for _ in _attempts():
+            stored = await self._get(session_id, now, consistent=True)
+            if stored is None:
+                return None
+            changed = check_size(changes.apply(stored))
+            condition = self._unchanged(stored, now)
+            sets, removes = ["#d=:d", "#t=:t"], list[str]()
+            condition["ExpressionAttributeNames"] |= {"#d": "user_data"}
+            condition["ExpressionAttributeValues"] |= {":d": _map(changed), ":t": _n(changes.expires_at), ":one": _n(1)}
+            _set_attributes(changes, sets, removes, condition)
+            condition["UpdateExpression"] = _expression(sets, removes, touch=changes.is_touch)
+            try:
+                await self._write(changed, "update_item", **condition)
+            except ConditionFailed:
+                continue
+            return changed
+        raise StoreUnavailable("the session is changed by too many at once")
+
+    def _update(self, session_id: str, changes: Changes, now: int) -> dict[str, Any]:
+        """Return the UpdateItem that changes only what changed."""
+        names = {"#id": table.KEY, "#t": table.TTL}
+        values = {":now": _n(now), ":t": _n(changes.expires_at)}
+        request: dict[str, Any] = {
+            "TableName": self.table_name,
+            "Key": _key(session_id),
+            "ConditionExpression": _LIVE,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": values,
+        }
+        sets, removes = ["#t=:t"], list[str]()
+        if changes.set or changes.remove:
+            names["#d"] = "user_data"
+            values[":map"] = {"S": "M"}
+            request["ConditionExpression"] = f"{_LIVE} AND attribute_type(#d, :map)"
+        for number, (key, value) in enumerate(changes.set.items()):
+            names[f"#s{number}"], values[f":s{number}"] = key, {"S": value}
+            sets.append(f"#d.#s{number}=:s{number}")
+        for number, key in enumerate(changes.remove):
+            names[f"#r{number}"] = key
+            removes.append(f"#d.#r{number}")
+        if not changes.is_touch:
+            names["#v"] = "version"
+            values[":one"] = _n(1)
+            request["ReturnValues"] = "UPDATED_NEW"
+        _set_attributes(changes, sets, removes, request)
+        request["UpdateExpression"] = _expression(sets, removes, touch=changes.is_touch)
+        return request
+
+    def _unchanged(self, stored: Record, now: int) -> dict[str, Any]:
+        """Return key and condition of a write that takes the record to be stored as it was read."""
+        values = {":now": _n(now)}
+        if stored.version:
+            values[":v"] = _n(stored.version)
+        return {
+            "TableName": self.table_name,
+            "Key": _key(stored.id),
+            "ConditionExpression": "#t > :now AND " + ("#v = :v" if stored.version else "attribute_not_exists(#v)"),
+            "ExpressionAttributeNames": {"#t": table.TTL, "#v": "version"},
+            "ExpressionAttributeValues": values,
+        }
+
+    async def _get(self, session_id: str, now: int, *, consistent: bool) -> Record | None:
+        await self._prepare()
+        answer = await self._door.call(
+            "get_item", TableName=self.table_name, Key=_key(session_id), ConsistentRead=consistent
+        )
+        item = answer.get("Item")
+        if item is None:
+            return None
+        record = _record(session_id, item)
+        return record if record.expires_at > now else None
+
+    async def _transact(self, record: Record, *writes: dict[str, Any]) -> None:
+        # The same token on every attempt: a repeated request whose first reply was lost is answered, not repeated.
+        await self._write(
+            record, "transact_write_items", TransactItems=list(writes), ClientRequestToken=str(uuid.uuid4())
+        )
+
+    async def _write(self, record: Record, operation: str, **parameters: Any) -> dict[str, Any]:
+        try:
+            return await self._retry_contended(operation, **parameters)
+        except ItemTooLarge:  # Others have added to the session since it was loaded.
+            raise SessionTooLarge(
+                MAX_RECORD_SIZE + 1, MAX_RECORD_SIZE, sorted(record.data, key=lambda key: -len(record.data[key]))[:3]
+            ) from None
+
+    async def _retry_contended(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make a call again while another transaction holds the item: the SDK does not."""
+        await self._prepare()
+        async for _ in _attempts():
+            try:
+                return await self._door.call(operation, **parameters)
+            except Contended:
+                continue
+        raise StoreUnavailable("other transactions keep holding the session")
+
+    async def _prepare(self) -> None:
+        """Create the table, if that is wanted, before its first use."""
+        if self._create_table and not self._answered and not await in_thread(self.probe, timeout=_CREATE_TABLE_TIMEOUT):
+            raise self.probe_error or StoreUnavailable("DynamoDB did not answer")
+
+
+async def _attempts() -> AsyncIterator[int]:
+    """Count up to ten, with a growing pause of random length between."""
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            await anyio.sleep(random.uniform(0, _FIRST_PAUSE * 2**attempt))  # noqa: S311 - it only spreads the retries
+        yield attempt
+
+
+def _set_attributes(changes: Changes, sets: list[str], removes: list[str], request: dict[str, Any]) -> None:
+    """Add to an UpdateItem what else a change may set."""
+    if changes.owner is not None:
+        request["ExpressionAttributeNames"]["#o"] = "owner"
+        request["ExpressionAttributeValues"][":o"] = {"S": changes.owner}
+        sets.append("#o=:o")
+    if changes.max_age is not None:
+        request["ExpressionAttributeNames"]["#m"] = "max_age"
+        if changes.max_age:
+            request["ExpressionAttributeValues"][":m"] = _n(changes.max_age)
+            sets.append("#m=:m")
+        else:
+            removes.append("#m")
+
+
+def _expression(sets: list[str], removes: list[str], *, touch: bool) -> str:
+    clauses = ["SET " + ",".join(sets)]
+    if not touch:
+        clauses.append("ADD #v :one")
+    if removes:
+        clauses.append("REMOVE " + ",".join(removes))
+    return " ".join(clauses)
+
+
+def _key(session_id: str) -> dict[str, Any]:
+    return {table.KEY: {"S": session_id}}
+
+
+def _n(number: int) -> dict[str, str]:
+    return {"N": str(number)}
+
+
+def _map(record: Record) -> dict[str, Any]:
+    return {"M": {key: {"S": value} for key, value in record.data.items()}}
+
+
+def _item(record: Record) -> dict[str, Any]:
+    item = _key(record.id) | {
+        "user_data": _map(record),
+        "created_at": _n(record.created_at),
+        table.TTL: _n(record.expires_at),
+        "version": _n(record.version),
+    }
+    if record.owner is not None:
+        item["owner"] = {"S": record.owner}
+    if record.max_age is not None:
+        item["max_age"] = _n(record.max_age)
+    return item
+
+
+def _record(session_id: str, item: dict[str, Any]) -> Record:
+    """Return what an item says. Raises CorruptRecord if it is not a session."""
+    try:
+        user_data = item["user_data"]
+        if "M" in user_data:
+            data = {key: value["S"] for key, value in user_data["M"].items()}
+        else:
+            older = decode(user_data["S"])
+            if not isinstance(older, dict):
+                raise TypeError("user_data is not an object")  # noqa: TRY301
+            data = encode_items(older)
+        return Record(
+            session_id,
+            data,
+            created_at=_int(item["created_at"]),
+            expires_at=_int(item[table.TTL]),
+            version=_int(item["version"]) if "version" in item else 0,
+            owner=item["owner"]["S"] if "owner" in item else None,
+            max_age=_int(item["max_age"]) if "max_age" in item else None,
+        )
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue) as error:
+        raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
+
+
+def _int(number: dict[str, str]) -> int:
+    """Return a stored number, whole: older writers left fractions of seconds."""
+    value = int(float(number["N"]))
+    if value < 0:
+        raise ValueError("negative")
+    return value

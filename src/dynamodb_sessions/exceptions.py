@@ -1,0 +1,44 @@
+"""Everything that can go wrong, by name. No message here ever carries a session id, a cookie or a key."""
+
+from collections.abc import Sequence
+
+
+class SessionError(Exception):
+    """The base of every error this package raises."""
+
+
+class StoreUnavailable(SessionError):
+    """Raised if the store did not answer, or not in time. The session may well exist: try again later."""
+
+
+class SessionTooLarge(SessionError):
+    """Raised if a session would not fit into one DynamoDB item. The stored session is intact.
+
+    `size` and `limit` are bytes as DynamoDB counts them; `keys` are the session's largest keys, largest first.
+    """
+
+    def __init__(self, size: int, limit: int, keys: Sequence[str]) -> None:
+        self.size = size
+        self.limit = limit
+        self.keys = tuple(keys)
+        largest = ", ".join(ascii(key) for key in self.keys)
+        super().__init__(f"the session is {size:,} bytes, the limit is {limit:,}; its largest keys: {largest}")
+
+
+class UnserializableValue(SessionError, TypeError):
+    """Raised if a key or value is nothing JSON carries there and back. Nothing was sent.
+
+    `key` is the top-level key.
+    """
+
+    def __init__(self, key: object, reason: str) -> None:
+        self.key = key
+        super().__init__(f"session[{key!a}] cannot be stored: {reason}")
+
+
+class ConfigurationError(SessionError, ValueError):
+    """Raised if a setting, the environment or the table is wrong. Waiting will not help; the message says what will."""
+
+
+class CorruptRecord(SessionError):
+    """Raised if what is stored under an id is not a session. It is left as it is."""

@@ -1,0 +1,245 @@
+"""Load a session and commit it, for requests and for `open_session` alike.
+
+What a commit does is decided by `decide`, a pure function of the session, the lifetimes and the clock; `commit`
+then makes the one store call it says. Nothing here knows of cookies or HTTP.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import anyio
+
+from dynamodb_sessions.exceptions import ConfigurationError, SessionError
+from dynamodb_sessions.session import Session
+from dynamodb_sessions.store import Changes, Record, SessionStore, short
+
+logger = logging.getLogger("dynamodb_sessions")
+
+BROWSER_SESSION_AGE = 14 * 24 * 60 * 60
+"""Seconds a session is stored that lives, for the browser, until it closes."""
+
+_MAX_ID_SIZE = 2048
+_TOUCHES_PER_LIFETIME = 10
+
+
+def clock() -> int:
+    """Return the time in whole epoch seconds: every `now` comes from here."""
+    return int(time.time())
+
+
+def check_seconds(name: str, value: int | None, *, minimum: int = 1) -> None:
+    """Raise ConfigurationError if a duration is neither None nor a whole number of seconds of at least `minimum`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < minimum):
+        raise ConfigurationError(f"{name}={value!r} must be a whole number of seconds, at least {minimum}, or None")
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long sessions live, in seconds. Raises ConfigurationError for anything but positive whole numbers.
+
+    `max_age` is the idle timeout (None: the browser's session, 14 days in the store), `absolute_max_age` the
+    absolute one, `touch_after` how much a session that is only read must gain before its expiry is written.
+    """
+
+    max_age: int | None
+    absolute_max_age: int | None = None
+    touch_after: int | None = None
+
+    def __post_init__(self) -> None:
+        check_seconds("max_age", self.max_age)
+        check_seconds("absolute_max_age", self.absolute_max_age)
+        check_seconds("touch_after", self.touch_after, minimum=0)
+
+    def expires_at(self, now: int, *, created_at: int, own: int | None) -> int:
+        """Return when a session used now expires; `own` is its own idle timeout, if it has one."""
+        idle = now + self._idle(own)
+        return idle if self.absolute_max_age is None else min(idle, created_at + self.absolute_max_age)
+
+    def is_over(self, record: Record, now: int) -> bool:
+        """Whether the absolute timeout has passed, whatever the record says of itself."""
+        return self.absolute_max_age is not None and record.created_at + self.absolute_max_age <= now
+
+    def wants_touch(self, record: Record, expires_at: int) -> bool:
+        """Whether a session that was only read gains enough to be worth a write."""
+        step = self.touch_after
+        if step is None:
+            step = max(1, self._idle(record.max_age) // _TOUCHES_PER_LIFETIME)
+        return expires_at - record.expires_at >= step
+
+    def cookie_max_age(self, record: Record, now: int) -> int | None:
+        """Return the seconds the browser is to keep the cookie; None: until it closes."""
+        return None if self.max_age is None and record.max_age is None else record.expires_at - now
+
+    def _idle(self, own: int | None) -> int:
+        return own or self.max_age or BROWSER_SESSION_AGE
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """There is nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Store a new session, in place of the one named by `replaces`."""
+
+    record: Record
+    replaces: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change the stored session."""
+
+    record: Record
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Extend the stored session's life."""
+
+    record: Record
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Move the stored session to a new id."""
+
+    record: Record
+    new_id: str = field(repr=False)
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """End the session."""
+
+    session_id: str = field(repr=False)
+
+
+Action = Nothing | Create | Update | Touch | Rotate | Delete
+
+
+def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = False, refresh: bool = False) -> Action:  # noqa: PLR0911 - a table
+    """Return what committing the session takes.
+
+    `failed`: the app did not succeed, so only a logout counts. `refresh`: the client is to get a new cookie, which
+    takes knowing that the session still lives. Raises UnserializableValue.
+    """
+    record = session.record
+    if session.ended and not session.cleared:
+        return Nothing()
+    gone = record.id if record is not None else session.presented_id
+    if failed:
+        return Delete(gone) if session.cleared and gone is not None else Nothing()
+    if session.cleared and not dict.__len__(session) and session.new_owner is None:
+        return Delete(gone) if gone is not None else Nothing()
+    if record is None or session.cleared:
+        if not dict.__len__(session) and session.new_owner is None:
+            return Nothing()
+        to_set, _ = session.delta()
+        expires_at = lifetimes.expires_at(now, created_at=now, own=session.max_age)
+        new = Record(session.id, to_set, now, expires_at, owner=session.owner, max_age=session.max_age)
+        return Create(new, replaces=gone if session.cleared and gone != new.id else None)
+
+    to_set, to_remove = session.delta() if session.accessed else ({}, frozenset())
+    changes = Changes(
+        expires_at=lifetimes.expires_at(now, created_at=record.created_at, own=session.max_age),
+        set=to_set,
+        remove=to_remove,
+        owner=session.new_owner,
+        max_age=session.new_max_age,
+    )
+    if to_remove and not dict.__len__(session) and session.new_owner is None:
+        return Delete(record.id)
+    if session.rotates:
+        return Rotate(record, session.id, changes)
+    if not changes.is_touch:
+        return Update(record, changes)
+    if refresh or (session.accessed and lifetimes.wants_touch(record, changes.expires_at)):
+        return Touch(record, changes)
+    return Nothing()
+
+
+async def load(store: SessionStore, session_id: str, lifetimes: Lifetimes, *, min_version: int = 0) -> Record | None:
+    """Return the stored record, or None if there is none or its time is over.
+
+    Raises StoreUnavailable, ConfigurationError or CorruptRecord.
+    """
+    now = clock()
+    record = await store.load(session_id, now=now, min_version=min_version)
+    if record is None or lifetimes.is_over(record, now):
+        return None
+    return record
+
+
+async def commit(store: SessionStore, session: Session, action: Action) -> bool:
+    """Make the action's store call and settle the session. False, with one line in the log, if it was gone.
+
+    It is shielded: a client that goes away does not cut a save in half. The store's own deadline ends it.
+    """
+    now = clock()
+    stored: Record | None = None
+    with anyio.CancelScope(shield=True):
+        match action:
+            case Nothing():
+                return True
+            case Delete(session_id):
+                await store.delete(session_id)
+            case Create(record, replaces):
+                stored = record
+                # That a fresh id is taken can only mean that our own first attempt took it and its reply was lost.
+                if not await store.create(record, now=now, replaces=replaces) and session.fixed_id is not None:
+                    stored = await _join(store, record, now)
+            case Update(record, changes) | Touch(record, changes):
+                stored = await store.update(record, changes, now=now)
+            case Rotate(record, new_id, changes):
+                stored = await store.rotate(record, new_id, changes, now=now)
+    if stored is None and not isinstance(action, Nothing | Delete):
+        session.ended = True
+        logger.warning("session %s was ended meanwhile: nothing more is stored of it", short(action.record.id))
+        return False
+    session.settle(stored)
+    return True
+
+
+async def _join(store: SessionStore, record: Record, now: int) -> Record | None:
+    """Add a new session's content to the one that somebody else has just created under the same id."""
+    changes = Changes(record.expires_at, set=record.data, owner=record.owner, max_age=record.max_age)
+    return await store.update(replace(record, data={}), changes, now=now)
+
+
+@asynccontextmanager
+async def open_session(
+    store: SessionStore,
+    session_id: str,
+    *,
+    max_age: int | None = 3600,
+    absolute_max_age: int | None = None,
+    touch_after: int | None = None,
+) -> AsyncIterator[Session]:
+    """Load, or begin, the session stored under an id of your own; commit it when the block ends without an error.
+
+    The same session as in a request, with the same guarantees: two that change different keys, or create it, at
+    once both keep theirs. Lifetimes are seconds, as the middleware's. Raises StoreUnavailable, CorruptRecord,
+    ConfigurationError for a bad id or lifetime, and at the end UnserializableValue, SessionTooLarge or, if the session
+    was deleted while the block ran, SessionError: its changes are then dropped.
+    """
+    if not isinstance(session_id, str) or not 0 < len(session_id.encode(errors="replace")) <= _MAX_ID_SIZE:
+        raise ConfigurationError(f"a session id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
+    lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
+    record = await load(store, session_id, lifetimes)
+    session = Session(record=record, fixed_id=session_id)
+
+    async def save() -> bool:
+        return await commit(store, session, decide(session, lifetimes, clock()))
+
+    session.on_save(save)
+    yield session
+    if not await save() or session.ended:
+        raise SessionError(f"session {short(session_id)} was deleted while it was open: its changes are dropped")

@@ -1,0 +1,89 @@
+"""MemoryStore: sessions in this process, for development, tests and hard times. The same contract, bounded."""
+
+from collections import OrderedDict
+from dataclasses import replace
+from threading import Lock
+
+from dynamodb_sessions.exceptions import ConfigurationError
+from dynamodb_sessions.store import Changes, Record, check_size, record_size
+
+_PYTHON_OVERHEAD = 1024
+"""Bytes a record takes in this process beyond its text: the objects around it."""
+
+
+class MemoryStore:
+    """Keeps at most `max_sessions` sessions in at most `max_bytes` bytes; the least recently used go first.
+
+    Nothing survives the process, and nothing is shared with another one.
+    """
+
+    mode = "memory"
+    mode_reason = "sessions are kept in this process and end with it"
+
+    def __init__(self, *, max_sessions: int = 10_000, max_bytes: int = 64 * 1024 * 1024) -> None:
+        if max_sessions < 1 or max_bytes < 1:
+            raise ConfigurationError("max_sessions and max_bytes must be at least 1")
+        self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
+        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._bytes = 0
+        # Uncontended on one event loop; there may be several, each in a thread of its own.
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:  # noqa: ARG002
+        with self._lock:
+            return self._live(session_id, now)
+
+    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+        check_size(record)
+        with self._lock:
+            if self._live(record.id, now) is not None:
+                return False
+            if replaces is not None:
+                self._remove(replaces)
+            self._put(record)
+            return True
+
+    async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
+        return self._change(record, record.id, changes, now)
+
+    async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
+        return self._change(record, new_id, changes, now)
+
+    async def delete(self, session_id: str) -> None:
+        with self._lock:
+            self._remove(session_id)
+
+    def _change(self, record: Record, new_id: str, changes: Changes, now: int) -> Record | None:
+        with self._lock:
+            stored = self._live(record.id, now)
+            if stored is None:
+                return None
+            changed = check_size(replace(changes.apply(stored), id=new_id))
+            self._remove(record.id)
+            self._put(changed)
+            return changed
+
+    def _live(self, session_id: str, now: int) -> Record | None:
+        record = self._records.get(session_id)
+        if record is None:
+            return None
+        if record.expires_at <= now:
+            self._remove(session_id)
+            return None
+        self._records.move_to_end(session_id)
+        return record
+
+    def _put(self, record: Record) -> None:
+        self._records[record.id] = record
+        self._bytes += record_size(record) + _PYTHON_OVERHEAD
+        while len(self._records) > self._max_sessions or self._bytes > self._max_bytes:
+            self._remove(next(iter(self._records)))
+
+    def _remove(self, session_id: str) -> None:
+        record = self._records.pop(session_id, None)
+        if record is not None:
+            self._bytes -= record_size(record) + _PYTHON_OVERHEAD

@@ -1,0 +1,310 @@
+"""DynamoDBSessionMiddleware: ASGI and nothing but ASGI. Cookie, load, app, commit before the response starts.
+
+It knows no store: whatever keeps the contract of `store.py` will do.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from starlette.datastructures import MutableHeaders, Secret
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dynamodb_sessions import lifecycle, settings
+from dynamodb_sessions.cookie import SessionCookie
+from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
+from dynamodb_sessions.fallback import FallbackStore
+from dynamodb_sessions.lifecycle import Create, Delete, Lifetimes, Nothing
+from dynamodb_sessions.memory import MemoryStore
+from dynamodb_sessions.session import Session
+from dynamodb_sessions.store import ProbedStore, SessionStore, short
+
+logger = logging.getLogger("dynamodb_sessions")
+
+SameSite = Literal["lax", "strict", "none"]
+
+_RETRY_AFTER = "5"
+_TRY_AGAIN_LATER = 1013
+_SERVER_ERROR = 500
+_OUTAGE = (StoreUnavailable, ConfigurationError)
+
+
+class DynamoDBSessionMiddleware:
+    """Keeps `request.session` on the server; the browser holds a signed session id. Takes the place of Starlette's.
+
+    secret_key: what signs the cookie, or several, newest first; None: SESSION_SECRET_KEY and, comma-separated,
+    SESSION_SECRET_KEY_FALLBACKS. max_age: idle timeout in seconds; None: until the browser closes, 14 days in the
+    store. https_only: the cookie's Secure; None: whenever the request came over https. store: None: as the environment
+    says, see `settings.py`. absolute_max_age: seconds after its creation at which a session ends, however busy.
+    touch_after: seconds a session that is only read must gain before its expiry is written; None: a tenth of its
+    lifetime. fallback: "memory" or "error", while the store cannot be initialised. exclude: path prefixes of requests
+    that get no session. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        secret_key: str | Secret | Sequence[str | Secret] | None = None,
+        session_cookie: str = "session_id",
+        max_age: int | None = 3600,
+        path: str = "/",
+        same_site: SameSite = "lax",
+        https_only: bool | None = None,
+        domain: str | None = None,
+        partitioned: bool = False,
+        *,
+        store: SessionStore | None = None,
+        absolute_max_age: int | None = None,
+        touch_after: int | None = None,
+        fallback: Literal["memory", "error"] = "memory",
+        exclude: Sequence[str] = (),
+    ) -> None:
+        if fallback not in ("memory", "error"):
+            raise ConfigurationError(f'fallback={fallback!r} must be "memory" or "error"')
+        if isinstance(exclude, str) or not all(isinstance(prefix, str) and prefix[:1] == "/" for prefix in exclude):
+            raise ConfigurationError(f"exclude={exclude!r} must be path prefixes, each beginning with /")
+        self.app = app
+        self.lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
+        self.cookie = SessionCookie(
+            settings.secret_keys(secret_key),
+            name=session_cookie,
+            path=path,
+            same_site=same_site,
+            https_only=https_only,
+            domain=domain,
+            partitioned=partitioned,
+        )
+        if store is None:
+            store = settings.store_from_environment()
+        if isinstance(store, ProbedStore):
+            store = FallbackStore(store, MemoryStore() if fallback == "memory" else None)
+        self.store = store
+        self._excluded = tuple(prefix.rstrip("/") for prefix in exclude)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and not self._is_excluded(scope):
+            await _Exchange(self, scope, receive, send).run()
+        elif scope["type"] == "lifespan" and isinstance(self.store, FallbackStore):
+            await self._start(self.store, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_excluded(self, scope: Scope) -> bool:
+        if not self._excluded:
+            return False
+        path: str = scope["path"]
+        root: str = scope.get("root_path", "")
+        if root and path.startswith(f"{root}/"):
+            path = path[len(root) :]
+        return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self._excluded)
+
+    async def _start(self, store: FallbackStore, scope: Scope, receive: Receive, send: Send) -> None:
+        """Initialise the store before the server takes requests, so that a server whose store must work does not start.
+
+        Only the first lifespan does: behind Mangum every invocation has one.
+        """
+        message = await receive()
+        try:
+            await store.initialise()
+        except SessionError as error:
+            await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+            return
+        first: Message | None = message
+
+        async def replay() -> Message:
+            nonlocal first
+            again, first = first, None
+            return await receive() if again is None else again
+
+        await self.app(scope, replay, send)
+
+
+class _Exchange:
+    """One request, or one websocket, from its cookie to its last commit."""
+
+    def __init__(self, middleware: DynamoDBSessionMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app = middleware.app
+        self._store = middleware.store
+        self._cookie = middleware.cookie
+        self._lifetimes = middleware.lifetimes
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._is_websocket = scope["type"] == "websocket"
+        self._session = Session()
+        self._refresh = False
+        """Whether the client's cookie was signed by an older key."""
+        self._set_cookie: str | None = None
+        self._failed = False
+        """Whether the app's response says that it failed."""
+        self._refused = False
+        """Whether the client was told to come back later: whatever the app still says is not passed on."""
+        self._disconnected = False
+
+    async def run(self) -> None:
+        if isinstance(self._store, FallbackStore):
+            await self._store.initialise()
+        try:
+            self._session = await self._load()
+        except _OUTAGE as error:
+            await self._refuse("loaded", error)
+            return
+        self._session.on_save(self._save)
+        self._scope["session"] = self._session
+        try:
+            await self._app(self._scope, self._watch, self._respond)
+        except BaseException as error:
+            await self._finish(failed=not self._disconnected)
+            if not isinstance(error, StoreUnavailable) or self._session.late:
+                raise
+            await self._refuse("saved", error)
+        else:
+            await self._finish(failed=self._failed)
+
+    async def _load(self) -> Session:
+        presented = None
+        for ticket in self._cookie.read(self._scope["headers"]):
+            try:
+                record = await lifecycle.load(
+                    self._store, ticket.session_id, self._lifetimes, min_version=ticket.version
+                )
+                if record is not None:
+                    session = Session(record=record)
+                    self._refresh = ticket.stale
+                    return session
+            except CorruptRecord as error:
+                logger.warning("session %s cannot be read and is left as it is: %s", short(ticket.session_id), error)
+            presented = presented or ticket.session_id
+        return Session(presented_id=presented)
+
+    async def _watch(self) -> Message:
+        message = await self._receive()
+        if message["type"] in ("http.disconnect", "websocket.disconnect"):
+            self._disconnected = True
+        return message
+
+    async def _respond(self, message: Message) -> None:
+        if self._refused:
+            return
+        if not self._session.late and message["type"] in _STARTS:
+            # A websocket that is closed instead of accepted has no headers to carry a cookie.
+            self._session.late = message["type"] == "websocket.close"
+            self._failed = message.get("status", 200) >= _SERVER_ERROR
+            try:
+                await self._commit(failed=self._failed)
+            except _OUTAGE as error:
+                await self._refuse("saved", error)
+                return
+            self._session.late = True
+            if message["type"] != "websocket.close":
+                self._add_headers(message)
+        try:
+            await self._send(message)
+        except OSError:
+            self._disconnected = True
+            raise
+
+    def _add_headers(self, message: Message) -> None:
+        message.setdefault("headers", [])
+        headers = MutableHeaders(scope=message)
+        if self._session.accessed:
+            headers.add_vary_header("Cookie")
+        if self._set_cookie is not None:
+            headers.append("Set-Cookie", self._set_cookie)
+            headers.setdefault("Cache-Control", "no-store")
+
+    async def _save(self) -> bool:
+        return await self._commit(failed=False)
+
+    async def _commit(self, *, failed: bool) -> bool:
+        """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone."""
+        session = self._session
+        now = lifecycle.clock()
+        action = lifecycle.decide(session, self._lifetimes, now, failed=failed, refresh=self._refresh)
+        if isinstance(action, Create) and session.late:
+            logger.warning(
+                "the response has started, so a new session cannot be given to the browser: it is not stored"
+            )
+            if action.replaces is not None:
+                await lifecycle.commit(self._store, session, Delete(action.replaces))
+            session.ended = True
+            return False
+        if isinstance(action, Nothing):
+            return not session.ended
+        if not await lifecycle.commit(self._store, session, action):
+            return False
+        self._refresh = False
+        secure = self._scope["scheme"] in ("https", "wss")
+        if session.record is None:
+            self._set_cookie = self._cookie.expire(secure=secure)
+        else:
+            max_age = self._lifetimes.cookie_max_age(session.record, now)
+            self._set_cookie = self._cookie.issue(
+                session.record.id, session.record.version, max_age=max_age, secure=secure
+            )
+        return True
+
+    async def _finish(self, *, failed: bool) -> None:
+        """Save what changed after the response had started, or, if none ever did, honour a logout."""
+        try:
+            await self._commit(failed=failed or self._refused or not self._session.late)
+        except SessionError as error:
+            if not failed and not self._refused:
+                raise
+            logger.error("session %s: a logout could not be saved: %s", short(self._session.id), error)
+
+    async def _refuse(self, what: str, error: SessionError) -> None:
+        """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
+        logger.error("a session could not be %s: %s", what, error)
+        self._refused = True
+        if self._is_websocket:
+            await self._send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "Try again later"})
+            return
+        response = PlainTextResponse(
+            "Service Unavailable", 503, {"Retry-After": _RETRY_AFTER, "Cache-Control": "no-store"}
+        )
+        await response(self._scope, self._receive, self._send)
+
+
+_STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start", "websocket.close")
+
+
+def session_middleware(**options: Any) -> Middleware:
+    """Return DynamoDBSessionMiddleware if USE_DYNAMODB_SESSIONS is on, else Starlette's cookie sessions.
+
+    Options are DynamoDBSessionMiddleware's. Starlette's middleware gets those it knows, with the same defaults and
+    the newest key. Raises ConfigurationError.
+    """
+    if settings.use_dynamodb():
+        return Middleware(DynamoDBSessionMiddleware, **options)
+    return Middleware(SessionMiddleware, **_for_starlette(**options))
+
+
+def _for_starlette(
+    secret_key: str | Secret | Sequence[str | Secret] | None = None,
+    session_cookie: str = "session_id",
+    max_age: int | None = 3600,
+    path: str = "/",
+    same_site: SameSite = "lax",
+    https_only: bool | None = None,
+    domain: str | None = None,
+    partitioned: bool = False,
+    **_ours: Any,
+) -> dict[str, Any]:
+    """Return the options as Starlette's middleware takes them; those of releases to come only if they are used."""
+    options: dict[str, Any] = {
+        "secret_key": settings.secret_keys(secret_key)[0],
+        "session_cookie": session_cookie,
+        "max_age": max_age,
+        "path": path,
+        "same_site": same_site,
+        "https_only": bool(https_only),
+    }
+    if domain is not None:
+        options["domain"] = domain
+    if partitioned:
+        options["partitioned"] = True
+    return options

@@ -1,0 +1,237 @@
+"""Session: the dict a handler holds. It knows what changed since it was loaded, and decides nothing."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from dynamodb_sessions.codec import decode, encode, encode_item, encode_items, same
+from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, UnserializableValue
+from dynamodb_sessions.store import Record
+
+MAX_OWNER_SIZE = 1024
+"""Bytes. Source: DynamoDB's limit of a partition key is 2048; half of it leaves every composite key room."""
+
+_LATE = "the response has started, so the browser cannot be told a new session id any more: do this before it starts"
+
+
+def new_id() -> str:
+    """Return 43 characters that carry 256 bits from the operating system: nothing to guess, nothing to collide."""
+    return secrets.token_urlsafe(32)
+
+
+class Session(dict[str, Any]):
+    """The session of one request: a dict of JSON values, and what the middleware knows about it.
+
+    `Session()` is new and empty; `Session(record=…)` holds what was stored. `fixed_id` names a session whose id its
+    user chose. `presented_id` is an id the client named, with a valid signature, under which nothing was found.
+    Raises CorruptRecord if the record's values are not JSON.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        record: Record | None = None,
+        fixed_id: str | None = None,
+        presented_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.accessed = False
+        """Whether anything was read or written."""
+        self.cleared = False
+        """Whether `clear()` was called: nothing of what was stored is to stay."""
+        self.rotates = False
+        """Whether the id is to change."""
+        self.late = False
+        """Whether the response has started: cookies can no longer be set."""
+        self.ended = False
+        """Whether a commit found that somebody else has ended the session: nothing of it may be stored again."""
+        self.record = record
+        self.fixed_id = fixed_id
+        self.presented_id = presented_id
+        self._new_id = fixed_id
+        self._new_owner: str | None = None
+        self._new_max_age: int | None = None
+        self._save: Callable[[], Awaitable[bool]] | None = None
+        if record is not None:
+            try:
+                dict.update(self, {key: decode(value) for key, value in record.data.items()})
+            except (ValueError, RecursionError):
+                raise CorruptRecord("a stored session value is not JSON") from None
+
+    @property
+    def id(self) -> str:
+        """The id this session is, or will be, stored under. After a rotation: the new one."""
+        if self.record is not None and not self.rotates and not self.cleared:
+            return self.record.id
+        if self._new_id is None:
+            self._new_id = new_id()
+        return self._new_id
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is stored of this session yet."""
+        return self.record is None
+
+    @property
+    def created_at(self) -> int | None:
+        """Epoch seconds; None while it is new."""
+        return None if self.record is None else self.record.created_at
+
+    @property
+    def expires_at(self) -> int | None:
+        """Epoch seconds, as last stored; None while it is new."""
+        return None if self.record is None else self.record.expires_at
+
+    @property
+    def owner(self) -> str | None:
+        """Who the session is bound to."""
+        return self._new_owner or (None if self.record is None or self.cleared else self.record.owner)
+
+    @property
+    def max_age(self) -> int | None:
+        """The session's own idle lifetime in seconds; None: the middleware's."""
+        if self._new_max_age is not None:
+            return self._new_max_age or None
+        return None if self.record is None or self.cleared else self.record.max_age
+
+    @property
+    def modified(self) -> bool:
+        """Whether the content differs from what is stored, however deep: `session["cart"].append(x)` counts."""
+        if self.cleared or self.rotates or self._new_owner is not None or self._new_max_age is not None:
+            return True
+        try:
+            to_set, to_remove = self.delta()
+        except UnserializableValue:
+            return True
+        return bool(to_set or to_remove)
+
+    def regenerate(self) -> None:
+        """Give the session a new id, with the same content; the old id is dead. For any change of privilege.
+
+        Raises SessionError where the id cannot change: after the response has started, or when its user chose it.
+        """
+        if self.fixed_id is not None:
+            raise SessionError("this session was opened under an id of your own, which cannot change")
+        if self.late:
+            raise SessionError(_LATE)
+        self.mark_accessed()
+        self.rotates = True
+
+    def bind(self, owner: str) -> None:
+        """Record whose session this is, and give it a new id: what a login calls, against session fixation.
+
+        A session under an id of your own keeps its id. Raises SessionError as `regenerate` does, and
+        ConfigurationError if the owner is not a non-empty str of at most 1024 bytes.
+        """
+        if not isinstance(owner, str) or not owner or len(owner.encode(errors="replace")) > MAX_OWNER_SIZE:
+            raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
+        if self.fixed_id is None:
+            self.regenerate()
+        self.mark_accessed()
+        self._new_owner = owner
+
+    def set_max_age(self, seconds: int | None) -> None:
+        """Give this session its own idle lifetime ("remember me"); None gives it back the middleware's.
+
+        Raises ConfigurationError if it is not a positive int.
+        """
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 1):
+            raise ConfigurationError(f"max_age={seconds!r} must be a positive number of whole seconds, or None")
+        self.mark_accessed()
+        self._new_max_age = seconds or 0
+
+    async def save(self) -> bool:
+        """Store the changes now instead of at the end. False if the session was ended meanwhile: nothing is stored.
+
+        Raises StoreUnavailable, UnserializableValue or SessionTooLarge; what is stored is then as it was.
+        """
+        if self._save is None:
+            raise SessionError("this session belongs to no request and no store")
+        return await self._save()
+
+    # What the rest of the package asks and tells.
+
+    def delta(self) -> tuple[dict[str, str], frozenset[str]]:
+        """Return the encoded entries to set and the keys to remove, against what is stored.
+
+        Raises UnserializableValue.
+        """
+        stored = {} if self.record is None or self.cleared else self.record.data
+        if not stored:
+            return encode_items(dict(dict.items(self))), frozenset()
+        to_set = {}
+        for key, value in dict.items(self):
+            before = stored.get(key)
+            try:
+                unchanged = before is not None and same(encode(value), before)
+            except (TypeError, ValueError, RecursionError):
+                unchanged = False
+            if not unchanged:
+                to_set[key] = encode_item(key, value)
+        return to_set, frozenset(key for key in stored if not dict.__contains__(self, key))
+
+    @property
+    def new_owner(self) -> str | None:
+        """The owner bound since the last commit, if any."""
+        return self._new_owner
+
+    @property
+    def new_max_age(self) -> int | None:
+        """The lifetime set since the last commit, as `Changes` has it."""
+        return self._new_max_age
+
+    def on_save(self, save: Callable[[], Awaitable[bool]]) -> None:
+        """Say what `save` does."""
+        self._save = save
+
+    def settle(self, record: Record | None) -> None:
+        """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is."""
+        self.record = record
+        self.cleared = self.rotates = self.ended = False
+        self.presented_id = None
+        self._new_id = self.fixed_id
+        self._new_owner = self._new_max_age = None
+
+    def mark_accessed(self) -> None:
+        """Called by Starlette's `request.session`."""
+        self.accessed = True
+
+    def mark_modified(self) -> None:
+        """As Starlette's own session has it. What counts here is the content."""
+        self.accessed = True
+
+    def clear(self) -> None:
+        """Forget everything, and with it the id: what a logout calls. What is put in afterwards is a new session.
+
+        Under an id of your own it is the same session, with other content.
+        """
+        self.mark_accessed()
+        if self.fixed_id is None:
+            self.cleared = True
+            self.rotates = False
+            self._new_id = None
+            self._new_owner = self._new_max_age = None
+        super().clear()
+
+
+def _marking(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    def marking(self: Session, /, *args: Any, **kwargs: Any) -> Any:
+        self.accessed = True
+        return method(self, *args, **kwargs)
+
+    marking.__name__ = name
+    marking.__qualname__ = f"Session.{name}"
+    marking.__doc__ = method.__doc__
+    return marking
+
+
+# Every way into a dict tells that the response depends on the session, `in` and `len` included.
+for _name in (
+    *("__contains__", "__delitem__", "__eq__", "__getitem__", "__ior__", "__iter__", "__len__", "__ne__", "__or__"),
+    *("__repr__", "__reversed__", "__ror__", "__setitem__"),
+    *("copy", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"),
+):
+    setattr(Session, _name, _marking(_name))

@@ -1,0 +1,66 @@
+"""Environment variables to settings, read with Starlette's Config. Only the region is `client.py`'s to find."""
+
+import logging
+from collections.abc import Sequence
+
+from starlette.config import Config
+from starlette.datastructures import Secret
+
+from dynamodb_sessions.dynamodb import DynamoDBStore
+from dynamodb_sessions.exceptions import ConfigurationError
+from dynamodb_sessions.memory import MemoryStore
+from dynamodb_sessions.store import SessionStore
+
+logger = logging.getLogger("dynamodb_sessions")
+
+MIN_KEY_SIZE = 32
+"""Bytes below which a key draws a warning: what 256 bits take at the least."""
+
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off", "")
+_HINT = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
+_environment = Config()
+
+
+def use_dynamodb() -> bool:
+    """Whether USE_DYNAMODB_SESSIONS says so. Raises ConfigurationError if it says neither yes nor no."""
+    value = _environment("USE_DYNAMODB_SESSIONS", default="").strip().lower()
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise ConfigurationError(f"USE_DYNAMODB_SESSIONS={value!r} must be one of {', '.join(_TRUE + _FALSE[:-1])}")
+
+
+def store_from_environment() -> SessionStore:
+    """Return the store the environment asks for. Raises ConfigurationError."""
+    if not use_dynamodb():
+        logger.info("USE_DYNAMODB_SESSIONS is off: sessions are kept in this process and end with it")
+        return MemoryStore()
+    return DynamoDBStore(
+        _environment("SESSION_TABLE_NAME", default="sessions"),
+        endpoint_url=_environment("DYNAMODB_ENDPOINT_URL", default="") or None,
+    )
+
+
+def secret_keys(secret_key: str | Secret | Sequence[str | Secret] | None) -> list[str]:
+    """Return the signing keys, newest first: the given ones, or the environment's.
+
+    Raises ConfigurationError if there is none, or an empty one.
+    """
+    if secret_key is None:
+        newest = _environment("SESSION_SECRET_KEY", default="")
+        if not newest:
+            raise ConfigurationError(f"no secret_key is given and SESSION_SECRET_KEY is not set: {_HINT}")
+        older = _environment("SESSION_SECRET_KEY_FALLBACKS", default="").split(",")
+        keys = [newest, *(key.strip() for key in older if key.strip())]
+    elif isinstance(secret_key, str | Secret):
+        keys = [str(secret_key)]
+    else:
+        keys = [str(key) for key in secret_key]
+    if not keys or not all(key.strip() for key in keys):
+        raise ConfigurationError(f"secret_key is empty: {_HINT}")
+    if any(len(key.encode()) < MIN_KEY_SIZE for key in keys):
+        logger.warning("a session secret key is shorter than %d bytes: %s", MIN_KEY_SIZE, _HINT)
+    return keys

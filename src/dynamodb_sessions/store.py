@@ -1,0 +1,152 @@
+"""The contract between the session machinery and the places sessions are kept.
+
+Whoever implements `SessionStore` promises what its docstrings say; `tests/test_store_contract.py` holds every store
+to it. A store knows nothing of cookies, requests or Python values: it moves strings.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+from dynamodb_sessions.exceptions import SessionError, SessionTooLarge
+
+MAX_RECORD_SIZE = 400 * 1024
+"""Bytes of one item, names and values. Source: DynamoDB's service quotas, "Item size"."""
+
+_NAMES_SIZE = sum(map(len, ("session_id", "user_data", "created_at", "ttl", "version")))
+_MAP_SIZE = 3
+_LARGEST_KEYS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored session. Times are whole epoch seconds; `data` maps each session key to its encoded value."""
+
+    id: str = field(repr=False)
+    data: Mapping[str, str] = field(repr=False)
+    created_at: int
+    expires_at: int
+    version: int = 1
+    owner: str | None = None
+    max_age: int | None = None
+    """The session's own idle lifetime in seconds; None: whoever loads it decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one request did to a session: only what it changed, so that others' changes beside it are kept."""
+
+    expires_at: int
+    set: Mapping[str, str] = field(default_factory=dict, repr=False)
+    remove: frozenset[str] = field(default_factory=frozenset, repr=False)
+    owner: str | None = None
+    """None: as it was."""
+    max_age: int | None = None
+    """None: as it was; 0: back to the default."""
+
+    @property
+    def is_touch(self) -> bool:
+        """Whether the expiry is all there is: no change of the session itself, so no new version."""
+        return not self.set and not self.remove and self.owner is None and self.max_age is None
+
+    def apply(self, record: Record) -> Record:
+        """Return the record as these changes leave it."""
+        kept = {key: value for key, value in record.data.items() if key not in self.remove}
+        return replace(
+            record,
+            data=kept | dict(self.set),
+            expires_at=self.expires_at,
+            version=record.version + (not self.is_touch),
+            owner=record.owner if self.owner is None else self.owner,
+            max_age=record.max_age if self.max_age is None else self.max_age or None,
+        )
+
+
+class SessionStore(Protocol):
+    """Where sessions are kept. `now` is always the caller's clock, in whole epoch seconds.
+
+    A record whose `expires_at` is not after `now` does not exist, whether or not it is still stored.
+    Every method raises StoreUnavailable if it cannot tell what happened, ConfigurationError if it never can.
+    Each is atomic: a cancelled or failed call has happened whole or not at all.
+    """
+
+    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
+        """Return the record, or None if there is none.
+
+        A store that reads stale copies reads again until the record is at least as new as `min_version`.
+        Raises CorruptRecord if what is stored is not a session.
+        """
+        ...
+
+    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+        """Store a new record and, in the same transaction, delete the one named by `replaces`.
+
+        False, with nothing changed, if the id is taken. Raises SessionTooLarge.
+        """
+        ...
+
+    async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
+        """Apply the changes to what is stored under `record.id` now; keys they do not name keep their stored values.
+
+        `record` is what the changes were made on. None, with nothing changed, if it does not exist any more: an
+        update never brings a session back. Raises SessionTooLarge.
+        """
+        ...
+
+    async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
+        """Move what is stored under `record.id` now, with the changes applied, to `new_id`; the old id is gone.
+
+        None, with nothing changed, if it does not exist any more. Raises SessionTooLarge.
+        """
+        ...
+
+    async def delete(self, session_id: str) -> None:
+        """Delete the record. If there is none, this is a no-op."""
+        ...
+
+
+@runtime_checkable
+class ProbedStore(SessionStore, Protocol):
+    """A store on the far side of a network, that may prove impossible to use from the very start."""
+
+    mode: str
+    mode_reason: str
+    probe_error: SessionError | None
+
+    def probe(self) -> bool:
+        """Find out, synchronously, whether the store can be used. Never raises: the error is in `probe_error`.
+
+        Once it has succeeded it does nothing, and answers True.
+        """
+        ...
+
+
+def record_size(record: Record) -> int:
+    """Return the bytes DynamoDB counts for the record's item.
+
+    Source: "DynamoDB item sizes and formats" in the AWS documentation; checked against DynamoDB Local.
+    """
+    entries = sum(len(key.encode()) + len(value.encode()) + 1 for key, value in record.data.items())
+    numbers = [record.created_at, record.expires_at, record.version]
+    size = _NAMES_SIZE + len(record.id.encode()) + _MAP_SIZE + entries
+    if record.owner is not None:
+        size += len("owner") + len(record.owner.encode())
+    if record.max_age is not None:
+        size += len("max_age")
+        numbers.append(record.max_age)
+    return size + sum((len(str(number)) + 1) // 2 + 1 for number in numbers)
+
+
+def check_size(record: Record) -> Record:
+    """Return the record if it fits into one item. Raises SessionTooLarge."""
+    size = record_size(record)
+    if size > MAX_RECORD_SIZE:
+        keys = sorted(record.data, key=lambda key: len(record.data[key].encode()), reverse=True)
+        raise SessionTooLarge(size, MAX_RECORD_SIZE, keys[:_LARGEST_KEYS])
+    return record
+
+
+def short(session_id: str) -> str:
+    """Return the name a session has in logs: 8 hex digits of its id's SHA-256, of no use to anyone who reads them."""
+    return hashlib.sha256(session_id.encode()).hexdigest()[:8]

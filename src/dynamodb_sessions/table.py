@@ -1,0 +1,57 @@
+"""The table's one definition, and its creation for development. Production has Terraform: see `terraform/`."""
+
+import contextlib
+import time
+from typing import Any
+
+KEY = "session_id"
+TTL = "ttl"
+OWNER_INDEX = "owner-index"
+
+_POLL_SECONDS = 0.25
+_POLLS = 240
+
+
+def definition(table_name: str) -> dict[str, Any]:
+    """Return the parameters of CreateTable."""
+    return {
+        "TableName": table_name,
+        "KeySchema": [{"AttributeName": KEY, "KeyType": "HASH"}],
+        "AttributeDefinitions": [
+            {"AttributeName": KEY, "AttributeType": "S"},
+            {"AttributeName": "owner", "AttributeType": "S"},
+            {"AttributeName": "created_at", "AttributeType": "N"},
+        ],
+        "BillingMode": "PAY_PER_REQUEST",
+        "GlobalSecondaryIndexes": [
+            {
+                "IndexName": OWNER_INDEX,
+                "KeySchema": [
+                    {"AttributeName": "owner", "KeyType": "HASH"},
+                    {"AttributeName": "created_at", "KeyType": "RANGE"},
+                ],
+                # No attribute that changes: a touch must not rewrite the index.
+                "Projection": {"ProjectionType": "KEYS_ONLY"},
+            }
+        ],
+    }
+
+
+def create(client: Any, table_name: str) -> None:
+    """Create the table with its TTL if it does not exist, and wait until it can be used.
+
+    Others may do the same at the same time. Raises what the client raises, and TimeoutError after a minute.
+    """
+    with contextlib.suppress(client.exceptions.ResourceInUseException):  # Another worker was first.
+        client.create_table(**definition(table_name))
+    for _ in range(_POLLS):
+        if client.describe_table(TableName=table_name)["Table"]["TableStatus"] == "ACTIVE":
+            break
+        time.sleep(_POLL_SECONDS)
+    else:
+        raise TimeoutError("the table did not become active within a minute")
+    status = client.describe_time_to_live(TableName=table_name)["TimeToLiveDescription"]["TimeToLiveStatus"]
+    if status == "DISABLED":
+        client.update_time_to_live(
+            TableName=table_name, TimeToLiveSpecification={"Enabled": True, "AttributeName": TTL}
+        )

@@ -1,0 +1,135 @@
+"""What every test may ask for: a clean environment, the DynamoDB engines, and stores on tables of their own."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from dynamodb_sessions import DynamoDBStore, MemoryStore, lifecycle
+from dynamodb_sessions.store import SessionStore
+
+KEY = "a-key-for-tests-of-more-than-32-bytes"
+
+LOCAL = "DYNAMODB_LOCAL_URL"
+REQUIRED = "REQUIRE_DYNAMODB_LOCAL"
+MISSING = f"DynamoDB Local is not running: start it and set {LOCAL} to its address"
+
+_skipped_for_want_of_local: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _aws_environment() -> Iterator[None]:
+    """No test reaches an account: no configuration of the machine is read, and the credentials are nobody's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in tuple(os.environ):
+            if name.startswith(("AWS_", "SESSION_", "USE_DYNAMODB")) or name == "DYNAMODB_ENDPOINT_URL":
+                patch.delenv(name)
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local_url() -> str:
+    """The address of the real engine. Its absence is never silent, and where it is required, never forgiven."""
+    url = os.environ.get(LOCAL)
+    if url:
+        return url
+    if os.environ.get(REQUIRED):
+        pytest.fail(MISSING)
+    pytest.skip(MISSING)
+
+
+@pytest.fixture(params=["memory", "moto", "local"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Where sessions are kept: each test that asks runs once for every kind."""
+    return str(request.param)
+
+
+@pytest.fixture
+def endpoint_url(engine: str, request: pytest.FixtureRequest) -> str | None:
+    if engine == "memory":
+        return None
+    url: str = request.getfixturevalue("moto_url" if engine == "moto" else "dynamodb_local_url")
+    return url
+
+
+@pytest.fixture
+def table_name() -> str:
+    """A name that no other test uses."""
+    return f"sessions-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def new_store(endpoint_url: str | None, table_name: str) -> Callable[..., SessionStore]:
+    """Return a function that makes another store on the same table, as another process would."""
+    shared = MemoryStore()
+
+    def make(**options: Any) -> SessionStore:
+        if endpoint_url is None:
+            return shared
+        return DynamoDBStore(table_name, endpoint_url=endpoint_url, create_table=True, **options)
+
+    return make
+
+
+@pytest.fixture
+def store(new_store: Callable[..., SessionStore]) -> SessionStore:
+    return new_store()
+
+
+@pytest.fixture
+def dynamodb(moto_url: str) -> Any:
+    """A client of moto's DynamoDB, to look at the items."""
+    return boto3.client("dynamodb", endpoint_url=moto_url, region_name="us-east-1")
+
+
+class Clock:
+    """The time as the tests will have it, in epoch seconds."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Stop the clock that sessions are timed with; a test moves it on."""
+    stopped = Clock(1_800_000_000)
+    monkeypatch.setattr(lifecycle, "clock", stopped)
+    return stopped
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and MISSING in str(report.longrepr):
+        _skipped_for_want_of_local.append(report.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _skipped_for_want_of_local:
+        terminalreporter.section("NOT TESTED ON THE REAL ENGINE", red=True, bold=True)
+        terminalreporter.line(f"{len(_skipped_for_want_of_local)} tests were skipped. {MISSING}.", red=True)
