@@ -68,11 +68,7 @@ def encode_items(items: Mapping[str, Any]) -> dict[str, str]:
 def _check_nested(value: Any) -> None:
     """Refuse the two things json.dumps lets pass: keys it would turn into strings, and nesting without end."""
     level = [value]
-    depth = 0
-    while level:
-        if depth > MAX_DEPTH:
-            raise RecursionError
-        depth += 1
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for node in level:
             if isinstance(node, dict):
@@ -82,4 +78,7 @@ def _check_nested(value: Any) -> None:
                 below.extend(node.values())
             elif isinstance(node, list | tuple):
                 below.extend(node)
-        level = below
+        level = [node for node in below if isinstance(node, dict | list | tuple)]
+        if not level:
+            return
+    raise RecursionError

@@ -167,13 +167,14 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
 
 
 async def load(store: SessionStore, session_id: str, lifetimes: Lifetimes, *, min_version: int = 0) -> Record | None:
-    """Return the stored record, or None if there is none or its time is over.
+    """Return the stored record, or None if there is none. One past its absolute lifetime is deleted.
 
     Raises StoreUnavailable, ConfigurationError or CorruptRecord.
     """
     now = clock()
     record = await store.load(session_id, now=now, min_version=min_version)
-    if record is None or lifetimes.is_over(record, now):
+    if record is not None and lifetimes.is_over(record, now):
+        await store.delete(session_id)
         return None
     return record
 

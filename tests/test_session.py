@@ -1,0 +1,199 @@
+import json
+import secrets
+from typing import Any
+
+import pytest
+
+from dynamodb_sessions import ConfigurationError, CorruptRecord, Session, SessionError
+from dynamodb_sessions.session import new_id
+from dynamodb_sessions.store import Record
+
+
+def a_session(data: dict[str, Any] | None = None, **options: Any) -> Session:
+    given: dict[str, Any] = {"cart": [1], "name": "x", "deep": {"a": {"b": []}}} if data is None else data
+    record = Record(new_id(), {key: json.dumps(value) for key, value in given.items()}, 100, 200, owner="acme/alice")
+    return Session(record=record, **options)
+
+
+def test_it_is_a_dict() -> None:
+    session = Session({"a": 1}, b=2)
+    assert isinstance(session, dict)
+    assert session == {"a": 1, "b": 2}
+    assert session | {"c": 3} == {"a": 1, "b": 2, "c": 3}
+    assert json.dumps(session) == '{"a": 1, "b": 2}'
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda session: session["cart"].append(2),
+        lambda session: session["deep"]["a"]["b"].append(1),
+        lambda session: session.__setitem__("name", "y"),
+        lambda session: session.update(new=1),
+        lambda session: session.pop("name"),
+        lambda session: session.popitem(),
+        lambda session: session.setdefault("new", []),
+        lambda session: session.__ior__({"new": 1}),
+        lambda session: session.__delitem__("name"),
+        lambda session: session.clear(),
+        lambda session: session.regenerate(),
+        lambda session: session.bind("acme/bob"),
+        lambda session: session.set_max_age(60),
+        lambda session: session.set_max_age(None),
+        lambda session: session.__setitem__("bad", object()),
+    ],
+)
+def test_every_change_is_a_modification(change: Any) -> None:
+    session = a_session()
+    assert not session.modified
+    change(session)
+    assert session.modified
+    assert session.accessed
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda session: session["name"],
+        lambda session: session.get("nothing"),
+        lambda session: "name" in session,
+        len,
+        bool,
+        list,
+        dict,
+        reversed,
+        repr,
+        lambda session: session == {},
+        lambda session: session.items(),
+        lambda session: session.keys(),
+        lambda session: session.values(),
+        lambda session: session.copy(),
+        lambda session: session | {},
+        lambda session: {} | session,
+        lambda session: session.pop("nothing", None),
+        lambda session: session.setdefault("name", "other"),
+        lambda session: session.update(name="x"),
+        lambda session: session["cart"].extend([]),
+    ],
+)
+def test_every_look_is_an_access_and_no_modification(look: Any) -> None:
+    session = a_session()
+    assert not session.accessed
+    look(session)
+    assert session.accessed
+    assert not session.modified
+
+
+def test_a_change_undone_is_none() -> None:
+    session = a_session()
+    session["name"] = "y"
+    session["new"] = 1
+    session["name"] = "x"
+    del session["new"]
+    assert not session.modified
+
+
+def test_the_type_of_a_value_counts() -> None:
+    session = a_session({"a": 1, "b": True})
+    session["a"] = 1.0
+    session["b"] = 1
+    assert ({"a": "1.0", "b": "1"}, frozenset()) == session.delta()
+
+
+def test_a_new_session_has_an_id_and_no_past() -> None:
+    session = Session()
+    assert session.is_new
+    assert len(session.id) == 43
+    assert session.id == session.id
+    assert (session.created_at, session.expires_at, session.owner) == (None, None, None)
+
+
+def test_a_stored_session_knows_its_past() -> None:
+    session = a_session()
+    assert session.record is not None
+    assert (session.record.id, False, 100, 200, "acme/alice") == (
+        session.id,
+        session.is_new,
+        session.created_at,
+        session.expires_at,
+        session.owner,
+    )
+
+
+def test_the_id_after_a_rotation_is_the_one_to_come() -> None:
+    for rotate in (Session.regenerate, Session.clear, lambda session: session.bind("o")):
+        session = a_session()
+        before = session.id
+        rotate(session)
+        assert before != session.id == session.id
+
+
+def test_clear_forgets_the_owner_too() -> None:
+    session = a_session()
+    session.bind("acme/bob")
+    session.set_max_age(5)
+    session.clear()
+    assert (session.owner, session.max_age) == (None, None)
+
+
+@pytest.mark.parametrize("owner", ["", None, 1, b"x", "x" * 1025])
+def test_an_owner_is_a_text_of_some_length(owner: Any) -> None:
+    with pytest.raises(ConfigurationError, match="owner"):
+        a_session().bind(owner)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1.5, True, "60"])
+def test_a_lifetime_is_a_positive_whole_number(seconds: Any) -> None:
+    with pytest.raises(ConfigurationError, match="max_age"):
+        a_session().set_max_age(seconds)
+
+
+def test_the_id_cannot_change_once_the_browser_cannot_be_told() -> None:
+    session = a_session()
+    session.late = True
+    with pytest.raises(SessionError, match="response has started"):
+        session.regenerate()
+    with pytest.raises(SessionError, match="response has started"):
+        session.bind("acme/bob")
+    assert not session.modified
+
+
+def test_an_id_of_its_users_own_never_changes() -> None:
+    session = Session(fixed_id="thread-1")
+    with pytest.raises(SessionError):
+        session.regenerate()
+    session.bind("acme/alice")
+    session.clear()
+    assert session.id == "thread-1"
+
+
+@pytest.mark.anyio
+async def test_a_session_of_no_store_cannot_be_saved() -> None:
+    with pytest.raises(SessionError):
+        await Session().save()
+
+
+@pytest.mark.parametrize("stored", ["", "{", "[" * 100_000, "NaN"], ids=lambda stored: stored[:3])
+def test_what_is_not_json_is_no_session(stored: str) -> None:
+    with pytest.raises(CorruptRecord):
+        Session(record=Record(new_id(), {"a": stored}, 1, 2))
+
+
+def test_ids_are_of_256_bits_and_differ() -> None:
+    ids = {new_id() for _ in range(10_000)}
+    assert len(ids) == 10_000
+    assert {43} == {len(name) for name in ids}
+
+
+def test_without_randomness_there_is_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int | None = None) -> bytes:
+        raise OSError("no entropy")
+
+    monkeypatch.setattr(secrets, "token_bytes", fail)
+    with pytest.raises(OSError, match="no entropy"):
+        new_id()
+
+
+def test_no_repr_of_a_record_shows_its_id() -> None:
+    session = a_session()
+    assert session.id not in repr(session.record)
