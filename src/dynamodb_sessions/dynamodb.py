@@ -8,7 +8,6 @@ rewritten as a map by its next change.
 import random
 import re
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from threading import Lock
 from typing import Any
@@ -151,7 +150,8 @@ class DynamoDBStore:
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         stored: Record | None = record
-        async for _ in _attempts():
+        for attempt in range(_ATTEMPTS):
+            await _pause(attempt)
             if stored is None:
                 return None
             moved = check_size(replace(changes.apply(stored), id=new_id))
@@ -174,7 +174,8 @@ class DynamoDBStore:
 
     async def _replace(self, session_id: str, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
-        async for _ in _attempts():
+        for attempt in range(_ATTEMPTS):
+            await _pause(attempt)
             stored = await self._get(session_id, now, consistent=True)
             if stored is None:
                 return None
@@ -263,7 +264,8 @@ class DynamoDBStore:
     async def _retry_contended(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make a call again while another transaction holds the item: the SDK does not."""
         await self._prepare()
-        async for _ in _attempts():
+        for attempt in range(_ATTEMPTS):
+            await _pause(attempt)
             try:
                 return await self._door.call(operation, **parameters)
             except Contended:
@@ -276,12 +278,10 @@ class DynamoDBStore:
             raise self.probe_error or StoreUnavailable("DynamoDB did not answer")
 
 
-async def _attempts() -> AsyncIterator[int]:
-    """Count up to ten, with a growing pause of random length between."""
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            await anyio.sleep(random.uniform(0, _FIRST_PAUSE * 2**attempt))  # noqa: S311 - it only spreads the retries
-        yield attempt
+async def _pause(attempt: int) -> None:
+    """Wait before an attempt that is not the first, longer each time, and no two writers the same."""
+    if attempt:
+        await anyio.sleep(random.uniform(0, _FIRST_PAUSE * 2**attempt))  # noqa: S311 - it only spreads the retries
 
 
 def _set_attributes(changes: Changes, sets: list[str], removes: list[str], request: dict[str, Any]) -> None:

@@ -185,6 +185,7 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
     It is shielded: a client that goes away does not cut a save in half. The store's own deadline ends it.
     """
     now = clock()
+    held: Record | None = None
     stored: Record | None = None
     with anyio.CancelScope(shield=True):
         match action:
@@ -193,19 +194,23 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
             case Delete(session_id):
                 await store.delete(session_id)
             case Create(record, replaces):
-                stored = record
+                held, stored = record, record
                 # That a fresh id is taken can only mean that our own first attempt took it and its reply was lost.
                 if not await store.create(record, now=now, replaces=replaces) and session.fixed_id is not None:
                     stored = await _join(store, record, now)
             case Update(record, changes) | Touch(record, changes):
-                stored = await store.update(record, changes, now=now)
+                held, stored = changes.apply(record), await store.update(record, changes, now=now)
             case Rotate(record, new_id, changes):
-                stored = await store.rotate(record, new_id, changes, now=now)
-    if stored is None and not isinstance(action, Nothing | Delete):
+                held, stored = changes.apply(record), await store.rotate(record, new_id, changes, now=now)
+    if held is None:
+        session.settle(None)
+        return True
+    if stored is None:
         session.ended = True
-        logger.warning("session %s was ended meanwhile: nothing more is stored of it", short(action.record.id))
+        logger.warning("session %s was ended meanwhile: nothing more is stored of it", short(held.id))
         return False
-    session.settle(stored)
+    # What others have added meanwhile is not in this session's dict, and must not look removed from it.
+    session.settle(replace(stored, data=held.data))
     return True
 
 
