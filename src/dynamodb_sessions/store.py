@@ -135,7 +135,7 @@ def record_size(record: Record) -> int:
     if record.max_age is not None:
         size += len("max_age")
         numbers.append(record.max_age)
-    return size + sum((len(str(number)) + 1) // 2 + 1 for number in numbers)
+    return size + sum((len(str(number).rstrip("0")) + 1) // 2 + 1 for number in numbers)
 
 
 def check_size(record: Record) -> Record:

@@ -1,0 +1,478 @@
+"""What is DynamoDB's own: the item, older items, broken items, errors, lost replies, stale reads."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ClientError, ParamValidationError, ReadTimeoutError
+
+from dynamodb_sessions import (
+    ConfigurationError,
+    CorruptRecord,
+    DynamoDBStore,
+    Session,
+    SessionError,
+    StoreUnavailable,
+    open_session,
+    table,
+)
+from dynamodb_sessions.client import ConditionFailed, Contended, ItemTooLarge, _translate
+from dynamodb_sessions.dynamodb import PROBE_ID
+from dynamodb_sessions.session import new_id
+from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, record_size
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_800_000_000
+LATER = NOW + 100
+
+
+@pytest.fixture(params=["moto", "local"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def client(endpoint_url: str, table_name: str) -> Any:
+    made = boto3.client("dynamodb", endpoint_url=endpoint_url, region_name="us-east-1")
+    table.create(made, table_name)
+    return made
+
+
+@pytest.fixture
+def store(client: Any, table_name: str) -> DynamoDBStore:
+    return DynamoDBStore(table_name, endpoint_url=client.meta.endpoint_url)
+
+
+@pytest.fixture
+def item(client: Any, table_name: str) -> Callable[[str], Any]:
+    def get(session_id: str) -> Any:
+        key = {"session_id": {"S": session_id}}
+        return client.get_item(TableName=table_name, Key=key, ConsistentRead=True).get("Item")
+
+    return get
+
+
+def calls_of(store: DynamoDBStore) -> list[str]:
+    """Return a list that grows with every call the store makes."""
+    calls: list[str] = []
+    store.client.meta.events.register("before-call.dynamodb", lambda model, **_: calls.append(model.name))
+    return calls
+
+
+def a_record(data: dict[str, str] | None = None) -> Record:
+    return Record(new_id(), {"a": "1"} if data is None else data, NOW, LATER)
+
+
+async def test_the_item_is_the_documented_one(store: DynamoDBStore, item: Callable[[str], Any]) -> None:
+    record = Record(new_id(), {"n": "1.50", "ü": '{"a":[null,""]}'}, NOW, LATER, owner="acme/alice", max_age=500)
+    await store.create(record, now=NOW)
+    expected = {
+        "session_id": {"S": record.id},
+        "user_data": {"M": {"n": {"S": "1.50"}, "ü": {"S": '{"a":[null,""]}'}}},
+        "created_at": {"N": str(NOW)},
+        "ttl": {"N": str(LATER)},
+        "version": {"N": "1"},
+        "owner": {"S": "acme/alice"},
+        "max_age": {"N": "500"},
+    }
+    assert item(record.id) == expected
+    await store.update(record, Changes(LATER + 1, set={"n": "2"}, max_age=0), now=NOW)
+    del expected["max_age"]
+    expected |= {"ttl": {"N": str(LATER + 1)}, "version": {"N": "2"}}
+    expected["user_data"] = {"M": {"n": {"S": "2"}, "ü": {"S": '{"a":[null,""]}'}}}
+    assert item(record.id) == expected
+
+
+async def test_the_table_is_the_documented_one(client: Any, table_name: str) -> None:
+    table.create(client, table_name)  # Once more: it is there already.
+    made = client.describe_table(TableName=table_name)["Table"]
+    assert made["KeySchema"] == [{"AttributeName": "session_id", "KeyType": "HASH"}]
+    assert made["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    [index] = made["GlobalSecondaryIndexes"]
+    assert index["IndexName"] == "owner-index"
+    assert index["Projection"] == {"ProjectionType": "KEYS_ONLY"}
+    time_to_live = client.describe_time_to_live(TableName=table_name)["TimeToLiveDescription"]
+    assert time_to_live["TimeToLiveStatus"] == "ENABLED"
+    assert time_to_live["AttributeName"] == "ttl"
+
+
+@pytest.mark.parametrize("engine", ["local"])
+async def test_our_count_of_bytes_is_dynamodbs(store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit it fits; one byte more, sent all the same, the engine itself refuses."""
+    monkeypatch.setattr("dynamodb_sessions.dynamodb.check_size", lambda record: record)
+    plain = a_record({"é": "", "b": "1"})
+    for empty in (
+        plain,
+        replace(plain, owner="ö", max_age=3600),
+        replace(plain, created_at=1_812_345_679, version=123),
+    ):
+        await fits_exactly(store, empty)
+
+
+async def fits_exactly(store: DynamoDBStore, empty: Record) -> None:
+    for beyond, fits in ((0, True), (1, False)):
+        size = MAX_RECORD_SIZE + beyond - record_size(empty)
+        record = replace(empty, id=new_id(), data={"é": "x" * size, "b": "1"})
+        if fits:
+            assert await store.create(record, now=NOW)
+        else:
+            with pytest.raises(SessionError, match="409,600"):
+                await store.create(record, now=NOW)
+
+
+def older_item(session_id: str, data: str, **attributes: Any) -> dict[str, Any]:
+    given = {"session_id": {"S": session_id}, "user_data": {"S": data}}
+    return given | {"created_at": {"N": f"{NOW}.25"}, "ttl": {"N": str(LATER)}} | attributes
+
+
+class TestOlderLayout:
+    @pytest.fixture
+    def older(self, client: Any, table_name: str) -> str:
+        name = new_id()
+        data = json.dumps({"user": "alice", "cart": [1, {"b": None}]})
+        client.put_item(TableName=table_name, Item=older_item(name, data))
+        return name
+
+    async def test_it_is_read(self, store: DynamoDBStore, older: str) -> None:
+        record = await store.load(older, now=NOW)
+        assert record is not None
+        assert Session(record=record) == {"user": "alice", "cart": [1, {"b": None}]}
+        assert (record.created_at, record.version) == (NOW, 0)
+
+    async def test_a_touch_leaves_the_layout(
+        self, store: DynamoDBStore, older: str, item: Callable[[str], Any]
+    ) -> None:
+        record = await store.load(older, now=NOW)
+        assert record is not None
+        assert await store.update(record, Changes(LATER + 5), now=NOW) is not None
+        stored = item(older)
+        assert stored["ttl"] == {"N": str(LATER + 5)}
+        assert "S" in stored["user_data"]
+
+    async def test_its_next_change_rewrites_it_as_a_map(
+        self, store: DynamoDBStore, older: str, item: Callable[[str], Any]
+    ) -> None:
+        record = await store.load(older, now=NOW)
+        assert record is not None
+        await store.update(record, Changes(LATER, set={"new": "1"}), now=NOW)
+        await store.update(record, Changes(LATER, remove=frozenset({"user"}), owner="o"), now=NOW)
+        stored = item(older)
+        assert stored["user_data"] == {"M": {"cart": {"S": '[1,{"b":null}]'}, "new": {"S": "1"}}}
+        assert (stored["version"], stored["owner"]) == ({"N": "2"}, {"S": "o"})
+
+    async def test_it_can_be_moved_to_a_new_id(self, store: DynamoDBStore, older: str) -> None:
+        record = await store.load(older, now=NOW)
+        assert record is not None
+        name = new_id()
+        assert await store.rotate(record, name, Changes(LATER), now=NOW) is not None
+        moved = await store.load(name, now=NOW)
+        assert moved is not None
+        assert moved.data == record.data
+        assert await store.load(older, now=NOW) is None
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "user_data missing": {"user_data": None},
+    "user_data a number": {"user_data": {"N": "1"}},
+    "user_data no JSON": {"user_data": {"S": "{"}},
+    "user_data a JSON list": {"user_data": {"S": "[]"}},
+    "user_data with an empty key": {"user_data": {"S": '{"":1}'}},
+    "user_data nested without end": {"user_data": {"S": "[" * 10_000}},
+    "a value a number": {"user_data": {"M": {"a": {"N": "1"}}}},
+    "a value no JSON": {"user_data": {"M": {"a": {"S": "{"}}}},
+    "a value nested without end": {"user_data": {"M": {"a": {"S": "[" * 10_000}}}},
+    "a value in bytes": {"user_data": {"M": {"a": {"B": b"x"}}}},
+    "ttl missing": {"ttl": None},
+    "ttl a text": {"ttl": {"S": "soon"}},
+    "created_at missing": {"created_at": None},
+    "created_at negative": {"created_at": {"N": "-5"}},
+    "version a text": {"version": {"S": "1"}},
+    "max_age a text": {"max_age": {"S": "1"}},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+async def test_a_broken_item_is_an_error_of_its_own_and_stays_as_it_is(
+    change: dict[str, Any], store: DynamoDBStore, client: Any, table_name: str, item: Callable[[str], Any]
+) -> None:
+    name = "thread-1"
+    whole = older_item(name, "{}", user_data={"M": {"a": {"S": "1"}}}, version={"N": "3"}) | change
+    broken = {key: value for key, value in whole.items() if value is not None}
+    client.put_item(TableName=table_name, Item=broken)
+    with pytest.raises(CorruptRecord) as caught:
+        async with open_session(store, name):
+            raise AssertionError
+    assert name not in str(caught.value)
+    assert item(name) == broken
+
+
+class TestStaleReads:
+    """A store that may read stale copies: the engine's answers are held back on purpose."""
+
+    @pytest.fixture
+    def half_price(self, client: Any, table_name: str) -> DynamoDBStore:
+        return DynamoDBStore(table_name, endpoint_url=client.meta.endpoint_url, consistent_read=False)
+
+    def reads(self, store: DynamoDBStore, stale: Any) -> list[bool]:
+        """Answer reads that may be stale with `stale`; return the list of whether each was consistent."""
+        consistent: list[bool] = []
+
+        def answer(params: dict[str, Any], **_: Any) -> None:
+            consistent.append(params["ConsistentRead"])
+
+        def hold_back(parsed: dict[str, Any], **_: Any) -> None:
+            if not consistent[-1]:
+                parsed.pop("Item", None)
+                if stale is not None:
+                    parsed["Item"] = stale
+
+        store.client.meta.events.register("provide-client-params.dynamodb.GetItem", answer)
+        store.client.meta.events.register("after-call.dynamodb.GetItem", hold_back)
+        return consistent
+
+    async def test_one_read_does_when_it_is_recent_enough(self, half_price: DynamoDBStore) -> None:
+        record = a_record()
+        await half_price.create(record, now=NOW)
+        calls = calls_of(half_price)
+        assert await half_price.load(record.id, now=NOW, min_version=1) == record
+        assert calls == ["GetItem"]
+
+    async def test_an_absent_item_is_looked_for_again(self, half_price: DynamoDBStore) -> None:
+        record = a_record()
+        await half_price.create(record, now=NOW)
+        consistent = self.reads(half_price, None)
+        assert await half_price.load(record.id, now=NOW, min_version=1) == record
+        assert consistent == [False, True]
+
+    async def test_an_older_item_than_the_client_has_seen_is_read_again(
+        self, half_price: DynamoDBStore, item: Callable[[str], Any]
+    ) -> None:
+        record = a_record()
+        await half_price.create(record, now=NOW)
+        stale = item(record.id)
+        await half_price.update(record, Changes(LATER, set={"a": "2"}), now=NOW)
+        consistent = self.reads(half_price, stale)
+        loaded = await half_price.load(record.id, now=NOW, min_version=2)
+        assert loaded is not None
+        assert loaded.data == {"a": "2"}
+        assert consistent == [False, True]
+
+    async def test_what_was_changed_on_a_stale_copy_loses_nothing(
+        self, half_price: DynamoDBStore, item: Callable[[str], Any]
+    ) -> None:
+        record = a_record({})
+        await half_price.create(record, now=NOW)
+        stale = item(record.id)
+        await half_price.update(record, Changes(LATER, set={"a": "1"}), now=NOW)
+        self.reads(half_price, stale)
+        loaded = await half_price.load(record.id, now=NOW, min_version=1)
+        assert loaded == record
+        moved = await half_price.rotate(loaded, new_id(), Changes(LATER, set={"b": "2"}), now=NOW)
+        assert moved is not None
+        assert moved.data == {"a": "1", "b": "2"}
+
+
+def losing_first_reply(store: DynamoDBStore, operation: str) -> list[int]:
+    """Apply the first request of this operation, and lose its reply. Return the statuses that were lost."""
+    lost: list[int] = []
+
+    def lose(request: Any, **_: Any) -> AWSResponse | None:
+        if lost:
+            return None
+        answered = store.client._endpoint.http_session.send(request)
+        lost.append(answered.status_code)
+        raise ReadTimeoutError(endpoint_url="http://lost")
+
+    store.client.meta.events.register(f"before-send.dynamodb.{operation}", lose)
+    return lost
+
+
+async def test_a_lost_reply_to_a_create_is_repeated_and_taken(store: DynamoDBStore) -> None:
+    """The repeated attempt finds the id taken, by its own first: for a fresh id that is a success."""
+    lost = losing_first_reply(store, "PutItem")
+    record = a_record()
+    assert not await store.create(record, now=NOW)
+    assert lost == [200]
+    assert await store.load(record.id, now=NOW) == record
+
+
+@pytest.mark.parametrize("engine", ["local"])
+async def test_a_lost_reply_to_a_rotation_moves_it_once(store: DynamoDBStore) -> None:
+    record = a_record()
+    await store.create(record, now=NOW)
+    lost = losing_first_reply(store, "TransactWriteItems")
+    name = new_id()
+    moved = await store.rotate(record, name, Changes(LATER, set={"b": "2"}), now=NOW)
+    assert lost == [200]
+    assert moved is not None
+    assert await store.load(name, now=NOW) == moved
+    assert await store.load(record.id, now=NOW) is None
+
+
+async def test_a_lost_reply_to_an_update_and_a_delete_changes_nothing_twice(store: DynamoDBStore) -> None:
+    record = a_record()
+    await store.create(record, now=NOW)
+    losing_first_reply(store, "UpdateItem")
+    losing_first_reply(store, "DeleteItem")
+    updated = await store.update(record, Changes(LATER, set={"a": "2"}), now=NOW)
+    assert updated is not None
+    assert updated.data == {"a": "2"}
+    await store.delete(record.id)
+    assert await store.load(record.id, now=NOW) is None
+
+
+async def test_a_held_item_is_tried_again_and_given_up_in_the_end(
+    store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynamodb_sessions.dynamodb._FIRST_PAUSE", 0.0)
+    record = a_record()
+    await store.create(record, now=NOW)
+    conflicts = [3]
+
+    def conflict(**_: Any) -> None:
+        if conflicts[0]:
+            conflicts[0] -= 1
+            raise ClientError({"Error": {"Code": "TransactionConflictException"}}, "UpdateItem")
+
+    store.client.meta.events.register("before-call.dynamodb.UpdateItem", conflict)
+    assert await store.update(record, Changes(LATER, set={"a": "2"}), now=NOW) is not None
+    conflicts[0] = 1000
+    with pytest.raises(StoreUnavailable, match="transactions"):
+        await store.update(record, Changes(LATER, set={"a": "3"}), now=NOW)
+
+
+async def test_what_changes_without_end_is_given_up_and_nothing_is_lost(
+    store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynamodb_sessions.dynamodb._FIRST_PAUSE", 0.0)
+    record = a_record()
+    await store.create(record, now=NOW)
+
+    def conflict(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "ConditionalCheckFailedException"}}, "UpdateItem")
+
+    for operation in ("UpdateItem", "TransactWriteItems"):
+        store.client.meta.events.register(f"before-call.dynamodb.{operation}", conflict)
+    many = Changes(LATER, set={f"{number}": "1" for number in range(101)})
+    with pytest.raises(StoreUnavailable, match="too many"):
+        await store.update(record, many, now=NOW)
+    with pytest.raises(StoreUnavailable, match="faster"):
+        await store.rotate(record, new_id(), Changes(LATER), now=NOW)
+    assert await store.load(record.id, now=NOW) == record
+
+
+async def test_a_call_ends_by_its_deadline(client: Any, table_name: str) -> None:
+    store = DynamoDBStore(table_name, client=client, timeout=0.2)
+    client.meta.events.register("before-call.dynamodb", lambda **_: time.sleep(1))
+    before = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=r"within 0\.2 s"):
+        await store.load(new_id(), now=NOW)
+    assert time.monotonic() - before < 1
+
+
+async def test_a_client_of_ones_own_is_used_as_it_is(client: Any, table_name: str) -> None:
+    store = DynamoDBStore(table_name, client=client)
+    assert store.client is client
+    assert store.probe()
+    assert await store.load(new_id(), now=NOW) is None
+
+
+async def test_probing_asks_once_for_an_id_that_nobody_has(store: DynamoDBStore) -> None:
+    asked: list[Any] = []
+    store.client.meta.events.register(
+        "provide-client-params.dynamodb.GetItem", lambda params, **_: asked.append(params["Key"])
+    )
+    assert store.mode_reason == "not asked yet"
+    assert store.probe()
+    assert store.probe()
+    assert asked == [{"session_id": {"S": PROBE_ID}}]
+    assert (store.mode, store.mode_reason, store.probe_error) == ("dynamodb", "the table answers", None)
+
+
+async def test_without_middleware_a_missing_table_is_an_error(moto_url: str, table_name: str) -> None:
+    store = DynamoDBStore(table_name, endpoint_url=moto_url)
+    with pytest.raises(ConfigurationError, match="ResourceNotFoundException"):
+        async with open_session(store, "thread-1"):
+            raise AssertionError
+
+
+async def test_a_table_that_cannot_be_created_is_an_error(table_name: str) -> None:
+    store = DynamoDBStore(table_name, endpoint_url="http://127.0.0.1:1", create_table=True)
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        await store.load("x", now=NOW)
+
+
+@pytest.mark.parametrize("name", ["", "ab", "a b", "x" * 256, None, "a/b"])
+async def test_a_table_has_a_tables_name(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="table_name"):
+        DynamoDBStore(name)
+
+
+async def test_a_table_may_be_named_by_its_arn() -> None:
+    DynamoDBStore("arn:aws:dynamodb:us-east-1:123456789012:table/sessions")
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+async def test_a_deadline_is_positive(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match="timeout"):
+        DynamoDBStore("sessions", timeout=seconds)
+
+
+def client_error(code: str, message: str = "", reasons: list[dict[str, str]] | None = None) -> ClientError:
+    response: Any = {"Error": {"Code": code, "Message": message}}
+    if reasons is not None:
+        response["CancellationReasons"] = reasons
+    return ClientError(response, "Whatever")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (client_error("ConditionalCheckFailedException"), ConditionFailed),
+        (client_error("TransactionConflictException"), Contended),
+        (
+            client_error("TransactionCanceledException", "", [{"Code": "None"}, {"Code": "TransactionConflict"}]),
+            Contended,
+        ),
+        (
+            client_error("TransactionCanceledException", "", [{"Code": "ConditionalCheckFailed"}, {"Code": "None"}]),
+            ConditionFailed,
+        ),
+        (
+            client_error(
+                "TransactionCanceledException",
+                "",
+                [{"Code": "ValidationError", "Message": "Item size has exceeded the maximum allowed size"}],
+            ),
+            ItemTooLarge,
+        ),
+        (
+            client_error("ValidationException", "Item size to update has exceeded the maximum allowed size"),
+            ItemTooLarge,
+        ),
+        (client_error("ValidationException", "The provided key element does not match the schema"), ConfigurationError),
+        (client_error("ResourceNotFoundException"), ConfigurationError),
+        (client_error("AccessDeniedException"), ConfigurationError),
+        (client_error("ExpiredTokenException"), ConfigurationError),
+        (client_error("ProvisionedThroughputExceededException"), StoreUnavailable),
+        (client_error("ThrottlingException"), StoreUnavailable),
+        (client_error("RequestLimitExceeded"), StoreUnavailable),
+        (client_error("InternalServerError"), StoreUnavailable),
+        (client_error(""), StoreUnavailable),
+        (ParamValidationError(report="the secret"), ConfigurationError),
+        (ReadTimeoutError(endpoint_url="http://x"), StoreUnavailable),
+        (OSError("broken pipe"), StoreUnavailable),
+    ],
+    ids=repr,
+)
+async def test_every_error_is_one_of_ours(error: Exception, expected: type[SessionError]) -> None:
+    translated = _translate(error)
+    assert type(translated) is expected
+    assert "secret" not in str(translated)
+    assert str(translated).isprintable()

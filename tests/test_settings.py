@@ -1,0 +1,156 @@
+import logging
+from typing import Any
+
+import pytest
+from starlette.datastructures import Secret
+from starlette.middleware.sessions import SessionMiddleware
+
+from dynamodb_sessions import (
+    ConfigurationError,
+    DynamoDBSessionMiddleware,
+    DynamoDBStore,
+    MemoryStore,
+    session_middleware,
+)
+from dynamodb_sessions.fallback import FallbackStore
+from dynamodb_sessions.settings import secret_keys, store_from_environment, use_dynamodb
+from tests.conftest import KEY
+
+
+async def no_app(*_: Any) -> None:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((value, True) for value in ("1", "true", "Yes", "ON", " true ")),
+        *((value, False) for value in ("0", "False", "no", "off", "", None)),
+    ],
+)
+def test_the_toggle_is_read_as_people_write_it(
+    value: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("USE_DYNAMODB_SESSIONS", value)
+    assert use_dynamodb() is expected
+    store = store_from_environment()
+    assert isinstance(store, DynamoDBStore if expected else MemoryStore)
+
+
+def test_a_toggle_that_is_neither_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", "maybe")
+    with pytest.raises(ConfigurationError, match="USE_DYNAMODB_SESSIONS='maybe'"):
+        session_middleware(secret_key=KEY)
+
+
+def test_memory_by_default_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    middleware = DynamoDBSessionMiddleware(no_app, KEY)
+    assert isinstance(middleware.store, MemoryStore)
+    assert caplog.text.count("USE_DYNAMODB_SESSIONS is off") == 1
+
+
+def test_the_store_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", "true")
+    monkeypatch.setenv("SESSION_TABLE_NAME", "logins")
+    monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    store = store_from_environment()
+    assert isinstance(store, DynamoDBStore)
+    assert store.table_name == "logins"
+    assert store.client.meta.endpoint_url == "http://127.0.0.1:9"
+    assert store.client.meta.region_name == "eu-west-1"
+
+
+def test_the_region_is_also_found_where_boto3_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", "true")
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    store = store_from_environment()
+    assert isinstance(store, DynamoDBStore)
+    assert (store.table_name, store.client.meta.region_name) == ("sessions", "eu-central-1")
+
+
+def test_an_argument_counts_more_than_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    store = DynamoDBStore("sessions", region_name="us-west-2", endpoint_url="http://127.0.0.1:9")
+    assert store.client.meta.region_name == "us-west-2"
+
+
+def test_a_bad_table_name_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", "true")
+    monkeypatch.setenv("SESSION_TABLE_NAME", "no/such name")
+    with pytest.raises(ConfigurationError, match="no/such name"):
+        store_from_environment()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(KEY, [KEY]), (Secret(KEY), [KEY]), ([KEY, "x" * 32], [KEY, "x" * 32]), ((Secret(KEY),), [KEY])],
+)
+def test_keys_are_given_newest_first(given: Any, expected: list[str]) -> None:
+    assert secret_keys(given) == expected
+
+
+def test_keys_are_the_environments_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+    assert secret_keys(None) == [KEY]
+    monkeypatch.setenv("SESSION_SECRET_KEY_FALLBACKS", f"{'o' * 32}, ,{'p' * 32},")
+    assert secret_keys(None) == [KEY, "o" * 32, "p" * 32]
+
+
+@pytest.mark.parametrize("given", [None, "", " ", [], [""], [KEY, ""], Secret("")])
+def test_without_a_key_nothing_starts(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"secrets\.token_urlsafe\(32\)"):
+        secret_keys(given)
+
+
+def test_a_short_key_draws_one_warning_that_does_not_show_it(caplog: pytest.LogCaptureFixture) -> None:
+    secret_keys(["short-1", "short-2", KEY])
+    assert caplog.text.count("shorter than 32 bytes") == 1
+    assert "short-1" not in caplog.text
+    caplog.clear()
+    secret_keys("x" * 32)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("toggle", ["true", "false"])
+def test_the_toggle_moves_between_both_with_no_change_of_code(toggle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", toggle)
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+    options = {"session_cookie": "sid", "max_age": 60, "same_site": "strict", "https_only": True, "touch_after": 5}
+    made = session_middleware(**options, exclude=["/static"])
+    expected = DynamoDBSessionMiddleware if toggle == "true" else SessionMiddleware
+    factory: Any = made.cls
+    kwargs: Any = made.kwargs
+    assert factory is expected
+    built = factory(no_app, **kwargs)
+    if isinstance(built, DynamoDBSessionMiddleware):
+        assert isinstance(built.store, FallbackStore)
+        assert built.cookie.name == "sid"
+    else:
+        assert isinstance(built, SessionMiddleware)
+        assert (built.session_cookie, built.max_age) == ("sid", 60)
+        assert "samesite=strict; secure" in built.security_flags
+
+
+def test_starlettes_middleware_gets_our_defaults_and_the_newest_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+    monkeypatch.setenv("SESSION_SECRET_KEY_FALLBACKS", "o" * 32)
+    kwargs = session_middleware(domain="example.com").kwargs
+    assert kwargs == {
+        "secret_key": KEY,
+        "session_cookie": "session_id",
+        "max_age": 3600,
+        "path": "/",
+        "same_site": "lax",
+        "https_only": False,
+        "domain": "example.com",
+    }
+    assert session_middleware(partitioned=True).kwargs["partitioned"] is True
+
+
+def test_without_a_key_the_toggle_does_not_matter() -> None:
+    with pytest.raises(ConfigurationError, match="SESSION_SECRET_KEY"):
+        session_middleware()
