@@ -322,6 +322,16 @@ class TestOpenSession:
         async with open_session(store, "thread-1") as session:
             assert session.is_new
 
+    async def test_one_that_was_only_read_may_be_deleted_meanwhile(self, store: SessionStore, clock: Clock) -> None:
+        async with open_session(store, "thread-1", max_age=100) as session:
+            session["a"] = 1
+        clock.now += 50
+        async with open_session(store, "thread-1", max_age=100) as session:
+            await store.delete("thread-1")
+            assert session["a"] == 1
+        async with open_session(store, "thread-1", max_age=100) as session:
+            assert session.is_new
+
     async def test_what_cannot_be_stored_is_refused_and_nothing_is_sent(self, store: SessionStore) -> None:
         with pytest.raises(UnserializableValue, match="bad"):
             async with open_session(store, "thread-1") as session:

@@ -2,6 +2,7 @@ import logging
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.datastructures import Secret
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -154,3 +155,10 @@ def test_starlettes_middleware_gets_our_defaults_and_the_newest_key(monkeypatch:
 def test_without_a_key_the_toggle_does_not_matter() -> None:
     with pytest.raises(ConfigurationError, match="SESSION_SECRET_KEY"):
         session_middleware()
+
+
+@pytest.mark.parametrize("toggle", ["true", "false"])
+def test_an_option_that_does_not_exist_is_refused_either_way(toggle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", toggle)
+    with pytest.raises(TypeError, match="max_agee"):
+        Starlette(middleware=[session_middleware(secret_key=KEY, max_agee=5)]).build_middleware_stack()

@@ -70,8 +70,8 @@ class FallbackStore:
 
     async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
         store = await self._store_of(record.id if replaces is None else replaces, now)
-        if replaces is not None and store is self.memory:
-            self._remember_logout(replaces)
+        if replaces is not None and store is self.memory and not self._remember_logout(replaces):
+            store = self.primary
         return await store.create(record, now=now, replaces=replaces)
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:

@@ -247,5 +247,6 @@ async def open_session(
 
     session.on_save(save)
     yield session
-    if not await save() or session.ended:
+    await save()
+    if session.ended and session.modified:
         raise SessionError(f"session {short(session_id)} was deleted while it was open: its changes are dropped")

@@ -3,6 +3,7 @@
 It knows no store: whatever keeps the contract of `store.py` will do.
 """
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -237,7 +238,7 @@ class _Exchange:
         if not await lifecycle.commit(self._store, session, action):
             return False
         self._refresh = False
-        secure = self._scope["scheme"] in ("https", "wss")
+        secure = self._scope.get("scheme") in ("https", "wss")
         if session.record is None:
             self._set_cookie = self._cookie.expire(secure=secure)
         else:
@@ -276,35 +277,18 @@ def session_middleware(**options: Any) -> Middleware:
     """Return DynamoDBSessionMiddleware if USE_DYNAMODB_SESSIONS is on, else Starlette's cookie sessions.
 
     Options are DynamoDBSessionMiddleware's. Starlette's middleware gets those it knows, with the same defaults and
-    the newest key. Raises ConfigurationError.
+    the newest key. Raises ConfigurationError, or TypeError for an option that neither knows.
     """
     if settings.use_dynamodb():
         return Middleware(DynamoDBSessionMiddleware, **options)
-    return Middleware(SessionMiddleware, **_for_starlette(**options))
-
-
-def _for_starlette(
-    secret_key: str | Secret | Sequence[str | Secret] | None = None,
-    session_cookie: str = "session_id",
-    max_age: int | None = 3600,
-    path: str = "/",
-    same_site: SameSite = "lax",
-    https_only: bool | None = None,
-    domain: str | None = None,
-    partitioned: bool = False,
-    **_ours: Any,
-) -> dict[str, Any]:
-    """Return the options as Starlette's middleware takes them; those of releases to come only if they are used."""
-    options: dict[str, Any] = {
-        "secret_key": settings.secret_keys(secret_key)[0],
-        "session_cookie": session_cookie,
-        "max_age": max_age,
-        "path": path,
-        "same_site": same_site,
-        "https_only": bool(https_only),
-    }
-    if domain is not None:
-        options["domain"] = domain
-    if partitioned:
-        options["partitioned"] = True
-    return options
+    given = inspect.signature(DynamoDBSessionMiddleware).bind(None, **options)
+    given.apply_defaults()
+    known: tuple[str, ...] = ("session_cookie", "max_age", "path", "same_site")
+    # What only newer releases of Starlette know is passed only if it is used.
+    known += tuple(name for name in ("domain", "partitioned") if given.arguments[name])
+    return Middleware(
+        SessionMiddleware,
+        secret_key=settings.secret_keys(given.arguments["secret_key"])[0],
+        https_only=bool(given.arguments["https_only"]),
+        **{name: given.arguments[name] for name in known},
+    )
