@@ -41,7 +41,7 @@ class ConditionFailed(SessionError):
     """The item is not as the write demanded. Nothing was written."""
 
 
-class Contended(StoreUnavailable):
+class Contended(SessionError):
     """Another transaction holds the item just now. Nothing was written."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 
 from dynamodb_sessions import table
+from dynamodb_sessions.breaker import Breaker
 from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, ItemTooLarge, in_thread
 from dynamodb_sessions.codec import decode, encode_items
 from dynamodb_sessions.exceptions import (
@@ -69,6 +70,7 @@ class DynamoDBStore:
         self.mode_reason = "not asked yet"
         self.probe_error: SessionError | None = None
         self._door = Boto3Door(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
+        self._breaker = Breaker(self._get_sentinel)
         self._consistent_read = consistent_read
         self._create_table = create_table
         self._answered = False
@@ -99,9 +101,12 @@ class DynamoDBStore:
                 self._probes += 1
             return self._answered
 
+    def _get_sentinel(self) -> None:
+        self._door.call_sync("get_item", TableName=self.table_name, Key=_key(PROBE_ID))
+
     def _ask(self) -> None:
         try:
-            self._door.call_sync("get_item", TableName=self.table_name, Key=_key(PROBE_ID))
+            self._get_sentinel()
         except ConfigurationError as error:
             if not self._create_table or "ResourceNotFoundException" not in str(error):
                 raise
@@ -237,8 +242,7 @@ class DynamoDBStore:
         }
 
     async def _get(self, session_id: str, now: int, *, consistent: bool) -> Record | None:
-        await self._prepare()
-        answer = await self._door.call(
+        answer = await self._call(
             "get_item", TableName=self.table_name, Key=_key(session_id), ConsistentRead=consistent
         )
         item = answer.get("Item")
@@ -263,14 +267,27 @@ class DynamoDBStore:
 
     async def _retry_contended(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make a call again while another transaction holds the item: the SDK does not."""
-        await self._prepare()
         for attempt in range(_ATTEMPTS):
             await _pause(attempt)
             try:
-                return await self._door.call(operation, **parameters)
+                return await self._call(operation, **parameters)
             except Contended:
                 continue
         raise StoreUnavailable("other transactions keep holding the session")
+
+    async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        await self._prepare()
+        self._breaker.check()
+        try:
+            answer = await self._door.call(operation, **parameters)
+        except StoreUnavailable as error:
+            self._breaker.failed(error)
+            raise
+        except SessionError:
+            self._breaker.answered()
+            raise
+        self._breaker.answered()
+        return answer
 
     async def _prepare(self) -> None:
         """Create the table, if that is wanted, before its first use."""

@@ -1,0 +1,111 @@
+import threading
+
+import anyio
+import pytest
+
+from dynamodb_sessions import DynamoDBStore, StoreUnavailable
+from dynamodb_sessions.breaker import FAILURES, Breaker
+from dynamodb_sessions.session import new_id
+
+OUT = StoreUnavailable("out")
+
+
+class Asked:
+    """A probe that fails until it is told not to, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.works = False
+        self.times = 0
+        self.ended = threading.Event()
+
+    def probe(self) -> None:
+        self.times += 1
+        try:
+            if not self.works:
+                raise OUT
+        finally:
+            self.ended.set()
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def breaker(asked: Asked) -> Breaker:
+    return Breaker(asked.probe, clock=asked.clock)
+
+
+def test_it_opens_after_ten_failures_in_a_row(breaker: Breaker) -> None:
+    for _ in range(FAILURES - 1):
+        breaker.failed(OUT)
+    breaker.answered()
+    for _ in range(FAILURES):
+        breaker.check()
+        breaker.failed(OUT)
+    with pytest.raises(StoreUnavailable, match="10 times in a row and is asked again soon: out"):
+        breaker.check()
+
+
+def refused(breaker: Breaker) -> bool:
+    try:
+        breaker.check()
+    except StoreUnavailable:
+        return True
+    return False
+
+
+def test_it_asks_at_most_once_a_second_and_closes_at_the_first_answer(breaker: Breaker, asked: Asked) -> None:
+    for _ in range(FAILURES):
+        breaker.failed(OUT)
+    for expected in (1, 2):
+        asked.ended.clear()
+        for _ in range(5):
+            assert refused(breaker)
+        assert asked.times == expected - 1
+        asked.now += 1.0
+        for _ in range(5):
+            assert refused(breaker)
+        assert asked.ended.wait(5)
+        assert asked.times == expected
+    asked.works = True
+    asked.ended.clear()
+    asked.now += 1.0
+    assert refused(breaker)
+    assert asked.ended.wait(5)
+    for thread in threading.enumerate():
+        if thread.name == "dynamodb-sessions-breaker":
+            thread.join(5)
+    assert not refused(breaker)
+
+
+@pytest.mark.anyio
+async def test_a_store_that_is_gone_is_not_waited_for_and_found_again(moto_url: str, table_name: str) -> None:
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True)
+    assert await store.load(new_id(), now=0) is None
+    sent: list[str] = []
+    gone = [True]
+
+    def drop(**_: object) -> None:
+        sent.append("")
+        if gone[0]:
+            raise OSError("gone")
+
+    store.client.meta.events.register("before-call.dynamodb", drop)
+    for _ in range(FAILURES + 20):
+        with pytest.raises(StoreUnavailable):
+            await store.load(new_id(), now=0)
+    assert len(sent) == FAILURES
+    gone[0] = False
+    with anyio.fail_after(10):
+        while True:
+            try:
+                assert await store.load(new_id(), now=0) is None
+                break
+            except StoreUnavailable:
+                await anyio.sleep(0.05)
