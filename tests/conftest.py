@@ -14,6 +14,9 @@ from dynamodb_sessions.store import SessionStore
 
 KEY = "a-key-for-tests-of-more-than-32-bytes"
 
+NIGHTLY = os.environ.get("SESSIONS_TESTS") == "nightly"
+"""Whether the suites run at full length."""
+
 LOCAL = "DYNAMODB_LOCAL_URL"
 REQUIRED = "REQUIRE_DYNAMODB_LOCAL"
 MISSING = f"DynamoDB Local is not running: start it and set {LOCAL} to its address"

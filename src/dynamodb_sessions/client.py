@@ -14,6 +14,8 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from dynamodb_sessions import discretion
+from dynamodb_sessions.discretion import discreet
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
 
 T = TypeVar("T")
@@ -82,7 +84,9 @@ class Boto3Door:
         self._endpoint_url = endpoint_url
         self._client = client
         self._lock = Lock()
-        if client is None:
+        if client is not None:
+            discretion.install()
+        else:
             # What is wrong is said when it is needed: an app with a fallback must be able to start without.
             with contextlib.suppress(ConfigurationError):
                 self.client  # noqa: B018
@@ -106,7 +110,8 @@ class Boto3Door:
         """Make one call in this thread, without the deadline."""
         client = self.client
         try:
-            result: dict[str, Any] = getattr(client, operation)(**parameters)
+            with discreet():
+                result: dict[str, Any] = getattr(client, operation)(**parameters)
         except Exception as error:  # Whatever a client raises: it does not say that there is no session.
             raise _translate(error) from error
         return result
@@ -127,9 +132,11 @@ class Boto3Door:
         region_name = self._region_name or os.environ.get("AWS_REGION") or None
         try:
             session = boto3.Session(region_name=region_name)
-            return session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
+            client = session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
         except Exception as error:  # A broken profile, region or endpoint: all are configuration.
             raise ConfigurationError(f"no DynamoDB client can be built: {_reason(error)}") from error
+        discretion.install()
+        return client
 
 
 def _translate(error: Exception) -> SessionError:
