@@ -175,6 +175,13 @@ class TestOlderLayout:
         assert moved is not None
         assert moved.data == record.data
         assert await store.load(older, now=NOW) is None
+        assert await store.rotate(moved, new_id(), Changes(LATER), now=NOW) is not None
+        assert await store.load(name, now=NOW) is None
+
+    async def test_it_can_be_ended_if_nobody_has_changed_it(self, store: DynamoDBStore, older: str) -> None:
+        assert not await store.delete(older, version=1)
+        assert await store.delete(older, version=0)
+        assert await store.load(older, now=NOW) is None
 
 
 BROKEN: dict[str, dict[str, Any]] = {

@@ -209,11 +209,11 @@ class Primary(MemoryStore):
         self.mode, self.mode_reason = ("dynamodb", "") if self.works else ("memory", "it does not work")
         return self.works
 
-    async def delete(self, session_id: str) -> None:
+    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
         if self.fails_deletes:
             raise StoreUnavailable("no deletes")
         self.deleted.append(session_id)
-        await super().delete(session_id)
+        return await super().delete(session_id, version=version)
 
 
 class Time:
@@ -318,6 +318,28 @@ async def test_logouts_made_meanwhile_come_first(fallback: FallbackStore, primar
     await healed(fallback, primary, clock)
     assert primary.deleted == [older.id, replaced.id]
     assert await fallback.load(kept.id, now=NOW) == kept
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+async def test_a_logout_that_meets_the_healing_counts(
+    fallback: FallbackStore, primary: Primary, monkeypatch: pytest.MonkeyPatch, replacing: bool
+) -> None:
+    """Memory was chosen, and while the session is ended there, the other thread switches to the primary."""
+    record = a_record()
+    await fallback.create(record, now=NOW)
+    remember = fallback._remember_logout
+
+    def heal_first(session_id: str) -> bool:
+        fallback._initialised = True
+        return remember(session_id)
+
+    monkeypatch.setattr(fallback, "_remember_logout", heal_first)
+    if replacing:
+        await fallback.create(a_record(), now=NOW, replaces=record.id)
+    else:
+        await fallback.delete(record.id)
+    assert await fallback.load(record.id, now=NOW) is None
+    assert await primary.load(record.id, now=NOW) is None
 
 
 async def test_until_they_are_applied_it_is_not_used(fallback: FallbackStore, primary: Primary, clock: Time) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from dynamodb_sessions import (
@@ -19,6 +20,7 @@ from dynamodb_sessions.lifecycle import (
     Action,
     Create,
     Delete,
+    Empty,
     Lifetimes,
     Nothing,
     Rotate,
@@ -125,13 +127,13 @@ def ended_and_cleared(session: Session) -> None:
         (stored, change, Update, Nothing),
         (stored, append, Update, Nothing),
         (stored, forever, Update, Nothing),
-        (stored, empty, Delete, Nothing),
+        (stored, empty, Empty, Nothing),
         (stored, Session.clear, Delete, Delete),
         (stored, clear_and_fill, Create, Delete),
         (stored, Session.regenerate, Rotate, Nothing),
         (stored, bind, Rotate, Nothing),
         (stored, bind_emptied, Rotate, Nothing),
-        (stored, regenerate_emptied, Delete, Nothing),
+        (stored, regenerate_emptied, Empty, Nothing),
         (stored, ended, Nothing, Nothing),
         (stored, ended_and_cleared, Create, Delete),
         (lambda: stored(99), read, Nothing, Nothing),
@@ -234,7 +236,7 @@ def test_reading_for_one_lifetime_takes_at_most_ten_touches() -> None:
         action = decided(session, now=NOW + second)
         if isinstance(action, Touch):
             touches += 1
-            session.settle(action.changes.apply(action.record))
+            session.settle(action.changes.apply(action.record), asked=session.asked)
     assert touches == 10
 
 
@@ -250,7 +252,25 @@ def test_a_cookie_of_an_older_key_is_refreshed_with_a_touch() -> None:
     assert Nothing is type(decided(new(), refresh=True))
 
 
-@pytest.mark.parametrize("seconds", [0, -1, 1.5, True, "60"])
+@pytest.mark.parametrize("max_age", [1, 9, 19, 59, 99, 1000])
+def test_no_lifetime_takes_more_than_ten_touches(max_age: int) -> None:
+    lifetimes = Lifetimes(max_age)
+    record, touches = Record(new_id(), {}, NOW, NOW + max_age), 0
+    for second in range(1, max_age + 1):
+        if lifetimes.wants_touch(record, NOW + second + max_age):
+            touches += 1
+            record = Record(record.id, {}, NOW, NOW + second + max_age)
+    assert touches <= 10
+
+
+def test_a_session_that_is_in_use_does_not_end_for_want_of_touches() -> None:
+    with pytest.raises(ConfigurationError, match="touch_after"):
+        Lifetimes(max_age=60, touch_after=60)
+    short = Record(new_id(), {}, NOW, NOW + 10, max_age=10)
+    assert Lifetimes(max_age=100, touch_after=50).wants_touch(short, NOW + 11)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1.5, True, "60", 10**20])
 @pytest.mark.parametrize("name", ["max_age", "absolute_max_age", "touch_after"])
 def test_lifetimes_are_whole_positive_seconds(name: str, seconds: Any) -> None:
     if (name, seconds) == ("touch_after", 0):
@@ -322,6 +342,40 @@ class TestOpenSession:
         async with open_session(store, "thread-1") as session:
             assert session.is_new
 
+    async def test_one_that_was_created_again_meanwhile_is_another(self, store: SessionStore, clock: Clock) -> None:
+        async with open_session(store, "thread-1") as session:
+            session["a"] = 1
+        with pytest.raises(SessionError, match="deleted"):
+            async with open_session(store, "thread-1") as session:
+                await store.delete("thread-1")
+                clock.now += 1
+                async with open_session(store, "thread-1") as other:
+                    other["new"] = 1
+                session["late"] = 2
+        async with open_session(store, "thread-1") as session:
+            assert session == {"new": 1}
+
+    async def test_emptied_by_one_it_keeps_what_another_has_added(self, store: SessionStore) -> None:
+        async with open_session(store, "thread-1") as session:
+            session["a"] = 1
+        async with open_session(store, "thread-1") as session:
+            async with open_session(store, "thread-1") as other:
+                other["b"] = 2
+            session.clear()
+        async with open_session(store, "thread-1") as session:
+            assert session == {"b": 2}
+
+    async def test_saves_at_once_are_one_after_the_other(self, store: SessionStore) -> None:
+        async def put(session: Session, key: str) -> None:
+            session[key] = 1
+            assert await session.save()
+
+        async with open_session(store, "thread-1") as session, anyio.create_task_group() as group:
+            for key in "abc":
+                group.start_soon(put, session, key)
+        async with open_session(store, "thread-1") as session:
+            assert session == {"a": 1, "b": 1, "c": 1}
+
     async def test_one_that_was_only_read_may_be_deleted_meanwhile(self, store: SessionStore, clock: Clock) -> None:
         async with open_session(store, "thread-1", max_age=100) as session:
             session["a"] = 1
@@ -363,7 +417,7 @@ class TestOpenSession:
             assert session == {"b": 2}
             assert clock.now == session.created_at
 
-    @pytest.mark.parametrize("name", ["", None, 7, "x" * 2049])
+    @pytest.mark.parametrize("name", ["", None, 7, "x" * 2049, "th\ud800"])
     async def test_an_id_is_a_text_of_some_length(self, name: Any) -> None:
         with pytest.raises(ConfigurationError, match="session id"):
             async with open_session(MemoryStore(), name):

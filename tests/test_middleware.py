@@ -49,6 +49,8 @@ class Counting:
         self.store = store
         self.calls: list[str] = []
         self.failing: set[str] = set()
+        self.during: Callable[[], None] | None = None
+        """What happens during the next call."""
         for name in ("load", "create", "update", "rotate", "delete"):
             setattr(self, name, self._counted(name))
 
@@ -57,6 +59,9 @@ class Counting:
             self.calls.append(name)
             if name in self.failing:
                 raise StoreUnavailable("the store is out")
+            if self.during is not None:
+                during, self.during = self.during, None
+                during()
             return await getattr(self.store, name)(*args, **kwargs)
 
         return call
@@ -210,9 +215,13 @@ async def test_emptied_is_ended(store: SessionStore) -> None:
     assert again.json() == {}
 
 
+def clear_and_fill_session(session: Session) -> None:
+    session.clear()
+    session["new"] = 1
+
+
 def clear_and_fill(request: Request) -> None:
-    request.session.clear()
-    request.session["new"] = 1
+    clear_and_fill_session(held(request))
 
 
 @pytest.mark.parametrize(
@@ -419,6 +428,107 @@ async def test_save_stores_at_once_and_the_cookie_still_comes(store: SessionStor
     assert seen[0].data == {"a": "1"}
     assert "Max-Age=3600" in saved.headers["set-cookie"]
     assert looked.json() == {"a": 1}
+
+
+async def test_emptied_by_one_request_it_keeps_what_another_has_added(store: SessionStore) -> None:
+    entered, may_go = anyio.Event(), anyio.Event()
+
+    async def pop(request: Request) -> None:
+        request.session.pop("flash")
+        entered.set()
+        await may_go.wait()
+
+    app = an_app(store, by_path(put=put(flash=1), pop=pop, add=put(cart=1), look=look))
+    async with browser(app) as client:
+        await client.get("/put")
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.get, "/pop")
+            await entered.wait()
+            await client.get("/add")
+            may_go.set()
+        assert (await client.get("/look")).json() == {"cart": 1}
+
+
+async def test_emptying_does_not_expire_the_cookie_of_a_login_that_came_between(store: SessionStore) -> None:
+    entered, may_go = anyio.Event(), anyio.Event()
+
+    async def pop(request: Request) -> None:
+        request.session.pop("flash")
+        entered.set()
+        await may_go.wait()
+
+    login = by_path(login=lambda request: held(request).bind("acme/alice"))
+    app = an_app(
+        store,
+        lambda request: {"put": put(flash=1), "pop": pop, "look": look}.get(request.path_params["path"], login)(
+            request
+        ),
+    )
+    async with browser(app) as client:
+        await client.get("/put")
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.get, "/pop")
+            await entered.wait()
+            await client.get("/login")
+            may_go.set()
+        assert (await client.get("/look")).json() == {"flash": 1}
+
+
+async def test_saves_of_one_request_that_come_at_once_lose_nothing(store: SessionStore) -> None:
+    async def save_at_once(request: Request) -> None:
+        async def save(key: str) -> None:
+            request.session[key] = 1
+            assert await held(request).save()
+
+        async with anyio.create_task_group() as group:
+            for key in "abc":
+                group.start_soon(save, key)
+
+    app = an_app(store, by_path(save=save_at_once, look=look))
+    *_, last = await visit(app, "save", "look")
+    assert last.json() == {"a": 1, "b": 1, "c": 1}
+
+
+@pytest.mark.parametrize("ask", [lambda session: session.bind("o"), clear_and_fill_session], ids=["bind", "clear"])
+async def test_what_is_asked_for_during_a_save_is_still_done(counting: Counting, ask: Any) -> None:
+    async def act(request: Request) -> None:
+        session = held(request)
+        session["b"] = 1
+        counting.during = lambda: ask(session)
+        assert await session.save()
+
+    app = an_app(counting, by_path(put=put(a=1), act=act, look=look))
+    async with browser(app) as client:
+        old = (await client.get("/put")).headers["set-cookie"].partition(";")[0]
+        await client.get("/act")
+        new = (await client.get("/look")).json()
+        assert (await client.get("/look", headers={"cookie": old})).json() == {}
+    assert new in ({"a": 1, "b": 1}, {"new": 1})
+
+
+async def test_a_failure_whose_client_is_gone_is_still_a_failure(store: SessionStore) -> None:
+    app = an_app(store, by_path(put=put(a=1), fail=failing(put(a=2), status=500), look=look))
+    async with browser(app) as client:
+        cookie = (await client.get("/put")).headers["set-cookie"].partition(";")[0]
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                raise OSError("gone")
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "method": "GET",
+            "path": "/fail",
+            "query_string": b"",
+            "headers": [(b"cookie", cookie.encode())],
+        }
+        with pytest.raises(OSError, match="gone"):
+            await app(scope, receive, send)
+        assert (await client.get("/look", headers={"cookie": cookie})).json() == {"a": 1}
 
 
 def failing(change: Act, *, status: int | None) -> Act:
@@ -769,6 +879,41 @@ async def test_a_websocket_that_is_refused_can_get_no_session(
     assert "the response has started" in caplog.text
 
 
+async def test_a_websocket_that_is_refused_keeps_its_id(store: SessionStore) -> None:
+    async def act(websocket: WebSocket) -> None:
+        if websocket.session:
+            websocket.session["b"] = 2
+            websocket.scope["session"].bind("acme/alice")
+            await websocket.close(1008)
+        else:
+            websocket.session["a"] = 1
+            await websocket.accept()
+
+    app = a_socket(store, act)
+    first = await Wire(app).run()
+    await Wire(app, cookie=first.cookie()).run()
+    name = first.cookie().removeprefix("session_id=").partition(".")[0]
+    record = await store.load(name, now=0)
+    assert record is not None
+    assert (record.data, record.owner) == ({"a": "1", "b": "2"}, None)
+
+
+async def test_a_late_save_that_fails_is_one_line_in_the_log(
+    counting: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def late(request: Request) -> Response:
+        def background() -> None:
+            request.session["a"] = 2
+            counting.failing = {"update"}
+
+        return PlainTextResponse("done", background=BackgroundTask(background))
+
+    app = an_app(counting, by_path(put=put(a=1), late=late))
+    *_, last = await visit(app, "put", "late")
+    assert last.text == "done"
+    assert caplog.text.count("could not be saved") == 1
+
+
 async def test_a_websockets_outage_is_a_try_again_later(counting: Counting) -> None:
     ran: list[int] = []
 
@@ -821,6 +966,14 @@ async def test_other_scopes_pass_untouched() -> None:
         {"fallback": "redis"},
         {"exclude": "/static"},
         {"exclude": ["static"]},
+        {"exclude": None},
+        {"store": MemoryStore},
+        {"store": "sessions"},
+        {"session_cookie": None},
+        {"path": None},
+        {"domain": 5},
+        {"https_only": "false"},
+        {"partitioned": "x"},
         {"same_site": "none", "https_only": False},
         {"session_cookie": "__Host-id", "path": "/x"},
     ],

@@ -1,4 +1,6 @@
+import copy
 import json
+import pickle
 import secrets
 from typing import Any
 
@@ -136,7 +138,7 @@ def test_clear_forgets_the_owner_too() -> None:
     assert (session.owner, session.max_age) == (None, None)
 
 
-@pytest.mark.parametrize("owner", ["", None, 1, b"x", "x" * 1025])
+@pytest.mark.parametrize("owner", ["", None, 1, b"x", "x" * 1025, "a\ud800"])
 def test_an_owner_is_a_text_of_some_length(owner: Any) -> None:
     with pytest.raises(ConfigurationError, match="owner"):
         a_session().bind(owner)
@@ -156,6 +158,23 @@ def test_the_id_cannot_change_once_the_browser_cannot_be_told() -> None:
     with pytest.raises(SessionError, match="response has started"):
         session.bind("acme/bob")
     assert not session.modified
+
+
+def test_a_copy_is_of_the_content() -> None:
+    session = a_session()
+    for again in (copy.copy(session), copy.deepcopy(session), pickle.loads(pickle.dumps(session))):
+        assert isinstance(again, Session)
+        assert again == session
+        assert again.is_new
+
+
+def test_what_apps_tell_starlettes_session_does_no_harm() -> None:
+    session = a_session()
+    session.modified = True
+    session.mark_modified()
+    session.mark_accessed()
+    assert not session.modified
+    assert session.accessed
 
 
 def test_an_id_of_its_users_own_never_changes() -> None:

@@ -101,9 +101,15 @@ def test_keys_are_the_environments_otherwise(monkeypatch: pytest.MonkeyPatch) ->
     assert secret_keys(None) == [KEY, "o" * 32, "p" * 32]
 
 
-@pytest.mark.parametrize("given", [None, "", " ", [], [""], [KEY, ""], Secret("")])
+@pytest.mark.parametrize("given", [None, "", " ", [], [""], [KEY, ""], Secret(""), "a\ud800" * 16])
 def test_without_a_key_nothing_starts(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"secrets\.token_urlsafe\(32\)"):
+        secret_keys(given)
+
+
+@pytest.mark.parametrize("given", [b"x" * 40, [KEY, None], [b"x" * 40], 12345, {KEY}], ids=repr)
+def test_what_is_no_text_is_no_key(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be a str"):
         secret_keys(given)
 
 
@@ -150,6 +156,27 @@ def test_starlettes_middleware_gets_our_defaults_and_the_newest_key(monkeypatch:
         "domain": "example.com",
     }
     assert session_middleware(partitioned=True).kwargs["partitioned"] is True
+
+
+@pytest.mark.parametrize("toggle", ["true", "false"])
+@pytest.mark.parametrize(
+    "options",
+    [{"fallback": "bogus"}, {"max_age": "x"}, {"exclude": "x"}, {"same_site": "none", "https_only": False}],
+    ids=str,
+)
+def test_what_would_fail_in_production_fails_in_development(
+    toggle: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", toggle)
+    with pytest.raises(ConfigurationError):
+        session_middleware(secret_key=KEY, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"same_site": "none"}, {"session_cookie": "__Host-id"}, {"partitioned": True}], ids=str
+)
+def test_starlettes_cookie_is_secure_where_browsers_insist_on_it(options: dict[str, Any]) -> None:
+    assert session_middleware(secret_key=KEY, **options).kwargs["https_only"] is True
 
 
 def test_without_a_key_the_toggle_does_not_matter() -> None:

@@ -195,6 +195,46 @@ async def test_deleting_is_final_and_deleting_nothing_is_a_no_op(store: SessionS
     assert await store.load(record.id, now=NOW) is None
 
 
+async def test_deleting_one_version_spares_another(store: SessionStore) -> None:
+    record = await created(store, a_record())
+    changed = await store.update(record, Changes(LATER, set={"c": "3"}), now=NOW)
+    assert changed is not None
+    assert not await store.delete(record.id, version=1)
+    assert await store.load(record.id, now=NOW) == changed
+    assert await store.delete(record.id, version=2)
+    assert not await store.delete(record.id, version=2)
+    assert await store.load(record.id, now=NOW) is None
+
+
+async def test_what_was_created_again_under_the_same_id_is_another_session(store: SessionStore) -> None:
+    record = await created(store, a_record())
+    await store.delete(record.id)
+    again = replace(record, data={"new": "1"}, created_at=NOW + 1)
+    assert await store.create(again, now=NOW)
+    for changes in (Changes(LATER + 5), Changes(LATER, set={"late": "1"})):
+        assert await store.update(record, changes, now=NOW) is None
+    many = Changes(LATER, set={f"key-{number}": "1" for number in range(200)})
+    assert await store.update(record, many, now=NOW) is None
+    assert await store.rotate(record, new_id(), Changes(LATER), now=NOW) is None
+    assert await store.load(record.id, now=NOW) == again
+
+
+async def test_version_0_stands_for_whatever_is_stored(store: SessionStore) -> None:
+    record = await created(store, a_record({"a": "1"}))
+    joined = replace(record, data={}, created_at=NOW + 7, version=0)
+    assert await store.update(joined, Changes(LATER, set={"b": "2"}), now=NOW) is not None
+    loaded = await store.load(record.id, now=NOW)
+    assert loaded is not None
+    assert loaded.data == {"a": "1", "b": "2"}
+
+
+async def test_a_bare_rotation_is_a_new_version(store: SessionStore) -> None:
+    record = await created(store, a_record())
+    moved = await store.rotate(record, new_id(), Changes(LATER), now=NOW)
+    assert moved is not None
+    assert moved.version == 2
+
+
 async def test_another_store_on_the_same_table_sees_the_same(new_store: Callable[..., SessionStore]) -> None:
     record = await created(new_store(), a_record())
     assert record == await new_store().load(record.id, now=NOW)

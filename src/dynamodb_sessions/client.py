@@ -112,8 +112,9 @@ class Boto3Door:
         try:
             with discreet():
                 result: dict[str, Any] = getattr(client, operation)(**parameters)
-        except Exception as error:  # Whatever a client raises: it does not say that there is no session.
-            raise _translate(error) from error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
+            # Without its cause, which may quote the request.
+            raise _translate(error) from None
         return result
 
     def _build(self) -> Any:
@@ -122,8 +123,9 @@ class Boto3Door:
 
         # botocore's own default has changed between releases, and its read timeout is for every recv: see `timeout`.
         config = Config(
-            connect_timeout=min(1.0, self.timeout),
-            read_timeout=min(1.0, self.timeout),
+            # Both attempts are over before the deadline is: nothing is written after its failure was told.
+            connect_timeout=min(1.0, self.timeout / 5),
+            read_timeout=min(1.0, self.timeout / 5),
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=MAX_CONCURRENT_CALLS,
             tcp_keepalive=True,
@@ -144,6 +146,7 @@ def _translate(error: Exception) -> SessionError:
     from botocore.exceptions import (  # noqa: PLC0415
         ClientError,
         CredentialRetrievalError,
+        HTTPClientError,
         NoCredentialsError,
         NoRegionError,
         ParamValidationError,
@@ -159,7 +162,9 @@ def _translate(error: Exception) -> SessionError:
         return ConfigurationError(_reason(error))
     if isinstance(error, CredentialRetrievalError):
         return StoreUnavailable("the credentials could not be retrieved")
-    return StoreUnavailable(f"DynamoDB cannot be reached: {_reason(error)}")
+    if isinstance(error, HTTPClientError):
+        return StoreUnavailable(f"DynamoDB cannot be reached: {_reason(error)}")
+    return StoreUnavailable(f"DynamoDB cannot be reached: {type(error).__name__}")
 
 
 def _translate_response(response: Any) -> SessionError:

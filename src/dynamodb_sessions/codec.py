@@ -14,6 +14,21 @@ MAX_DEPTH = 256
 """How deep a value may be nested: far below the interpreter's recursion limit, so what was written can be read."""
 
 
+MAX_KEY_SIZE = 65_535
+"""Bytes. Source: DynamoDB's limit of an attribute's name."""
+
+
+def is_text(value: object, *, max_size: int | None = None) -> bool:
+    """Whether a value is valid Unicode text, of 1 to `max_size` bytes of UTF-8 if that is given."""
+    if not isinstance(value, str):
+        return False
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return False
+    return max_size is None or 0 < size <= max_size
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
@@ -32,10 +47,9 @@ def encode_item(key: object, value: Any) -> str:
 
     Raises UnserializableValue naming the key if the entry would not come back as it went.
     """
-    if not isinstance(key, str) or not key:
-        raise UnserializableValue(key, "a session key must be a non-empty str")
+    if not is_text(key, max_size=MAX_KEY_SIZE):
+        raise UnserializableValue(key, f"a session key must be a non-empty str of at most {MAX_KEY_SIZE:,} bytes")
     try:
-        key.encode()
         encoded = encode(value)
         encoded.encode()
         # Both are cheap and nearly always settle it; only the rest is walked.

@@ -49,14 +49,16 @@ class SessionCookie:
         domain: str | None,
         partitioned: bool,
     ) -> None:
-        if not _TOKEN.fullmatch(name):
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise ConfigurationError(f"session_cookie={name!r} is not a valid cookie name")
         if same_site not in _SAME_SITE:
             raise ConfigurationError(f"same_site={same_site!r} must be one of {', '.join(_SAME_SITE)}")
-        if not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
+        if not isinstance(path, str) or not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
             raise ConfigurationError(f"path={path!r} must begin with / and hold no control character or semicolon")
-        if domain is not None and not _ATTRIBUTE.fullmatch(domain):
+        if domain is not None and not (isinstance(domain, str) and _ATTRIBUTE.fullmatch(domain)):
             raise ConfigurationError(f"domain={domain!r} is not a valid cookie domain")
+        if https_only not in (True, False, None) or partitioned not in (True, False):
+            raise ConfigurationError("https_only must be True, False or None, and partitioned True or False")
         lowered = name.lower()
         why_secure = [
             reason
@@ -75,7 +77,7 @@ class SessionCookie:
 
         self.name = name
         self._prefix = name.encode() + b"="
-        self._https_only = True if why_secure else https_only
+        self.https_only = True if why_secure else https_only
         self._signers = [Signer(key, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256) for key in keys]
         self._attributes = f"; Path={path}"
         if domain is not None:
@@ -114,7 +116,7 @@ class SessionCookie:
         return f"{self.name}={past}{self._attributes}{self._secure(secure=secure)}"
 
     def _secure(self, *, secure: bool) -> str:
-        return "; Secure" if (secure if self._https_only is None else self._https_only) else ""
+        return "; Secure" if (secure if self.https_only is None else self.https_only) else ""
 
     def _verify(self, value: bytes) -> Ticket | None:
         match = _SIGNED.fullmatch(value)

@@ -1,32 +1,27 @@
-"""DynamoDBStore: records to and from DynamoDB's request shapes. One conditional request is one change.
+"""DynamoDBStore: the store's contract as DynamoDB requests. One conditional request is one change."""
 
-An item holds `session_id` (S, the key), `user_data` (M of S), `created_at`, `ttl` and `version` (N), and sometimes
-`owner` (S) and `max_age` (N). An older layout has `user_data` as one JSON string and no version: it is read, and
-rewritten as a map by its next change.
-"""
-
+import contextlib
 import random
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
 from typing import Any
 
 import anyio
 
-from dynamodb_sessions import table
+from dynamodb_sessions import item, table
 from dynamodb_sessions.breaker import Breaker
 from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, ItemTooLarge, in_thread
-from dynamodb_sessions.codec import decode, encode_items
 from dynamodb_sessions.exceptions import (
     ConfigurationError,
-    CorruptRecord,
     SessionError,
     SessionTooLarge,
     StoreUnavailable,
-    UnserializableValue,
 )
-from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, check_size
+from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, check_size, is_same
 
 PROBE_ID = "dynamodb-sessions/probe"
 """The id that is asked for to see whether the table answers. Nothing is stored under it."""
@@ -63,7 +58,7 @@ class DynamoDBStore:
     ) -> None:
         if not isinstance(table_name, str) or not _TABLE_NAME.fullmatch(table_name):
             raise ConfigurationError(f"table_name={table_name!r} is not a DynamoDB table's name or ARN")
-        if not timeout > 0:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigurationError(f"timeout={timeout!r} must be a positive number of seconds")
         self.table_name = table_name
         self.mode = "dynamodb"
@@ -102,7 +97,7 @@ class DynamoDBStore:
             return self._answered
 
     def _get_sentinel(self) -> None:
-        self._door.call_sync("get_item", TableName=self.table_name, Key=_key(PROBE_ID))
+        self._door.call_sync("get_item", TableName=self.table_name, Key=item.key(PROBE_ID))
 
     def _ask(self) -> None:
         try:
@@ -126,16 +121,16 @@ class DynamoDBStore:
     async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
         put = {
             "TableName": self.table_name,
-            "Item": _item(check_size(record)),
+            "Item": item.from_record(check_size(record)),
             "ConditionExpression": "attribute_not_exists(#id) OR #t <= :now",
             "ExpressionAttributeNames": {"#id": table.KEY, "#t": table.TTL},
-            "ExpressionAttributeValues": {":now": _n(now)},
+            "ExpressionAttributeValues": {":now": item.number(now)},
         }
         try:
             if replaces is None:
                 await self._write(record, "put_item", **put)
             else:
-                delete = {"TableName": self.table_name, "Key": _key(replaces)}
+                delete = {"TableName": self.table_name, "Key": item.key(replaces)}
                 await self._transact(record, {"Put": put}, {"Delete": delete})
         except ConditionFailed:
             return False
@@ -144,76 +139,90 @@ class DynamoDBStore:
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         changed = check_size(changes.apply(record))
         if len(changes.set) + len(changes.remove) > _MAX_ENTRIES:
-            return await self._replace(record.id, changes, now)
+            return await self._replace(record, changes, now)
         try:
-            result = await self._write(changed, "update_item", **self._update(record.id, changes, now))
+            result = await self._write(changed, "update_item", **self._update(record, changes, now))
         except ConditionFailed:
             # Gone, or in the older layout.
-            return None if changes.is_touch else await self._replace(record.id, changes, now)
+            return None if changes.is_touch else await self._replace(record, changes, now)
         version = result.get("Attributes", {}).get("version")
         return changed if version is None else replace(changed, version=int(version["N"]))
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         stored: Record | None = record
-        for attempt in range(_ATTEMPTS):
-            await _pause(attempt)
-            if stored is None:
-                return None
-            moved = check_size(replace(changes.apply(stored), id=new_id))
-            put = {
-                "TableName": self.table_name,
-                "Item": _item(moved),
-                "ConditionExpression": "attribute_not_exists(#id)",
-                "ExpressionAttributeNames": {"#id": table.KEY},
-            }
-            try:
-                await self._transact(moved, {"Put": put}, {"Delete": self._unchanged(stored, now)})
-            except ConditionFailed:  # Changed meanwhile, and those changes are to be kept; or ended.
-                stored = await self._get(record.id, now, consistent=True)
-            else:
-                return moved
+        with self._deadline():
+            for attempt in range(_ATTEMPTS):
+                if attempt:  # It was changed meanwhile, and those changes are to be kept; or it was ended.
+                    await _pause(attempt)
+                    stored = await self._get(record.id, now, consistent=True)
+                if stored is None or not is_same(stored, record):
+                    return None
+                moved = check_size(changes.move(stored, new_id))
+                put = {
+                    "TableName": self.table_name,
+                    "Item": item.from_record(moved),
+                    "ConditionExpression": "attribute_not_exists(#id)",
+                    "ExpressionAttributeNames": {"#id": table.KEY},
+                }
+                with contextlib.suppress(ConditionFailed):
+                    await self._transact(moved, {"Put": put}, {"Delete": self._unchanged(stored, now)})
+                    return moved
         raise StoreUnavailable("the session is changed faster than it can be moved")
 
-    async def delete(self, session_id: str) -> None:
-        await self._retry_contended("delete_item", TableName=self.table_name, Key=_key(session_id))
+    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
+        condition = {} if version is None else _of_version(version)
+        try:
+            await self._retry_contended("delete_item", TableName=self.table_name, Key=item.key(session_id), **condition)
+        except ConditionFailed:
+            return False
+        return True
 
-    async def _replace(self, session_id: str, changes: Changes, now: int) -> Record | None:
+    async def _replace(self, record: Record, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
-        for attempt in range(_ATTEMPTS):
-            await _pause(attempt)
-            stored = await self._get(session_id, now, consistent=True)
-            if stored is None:
-                return None
-            changed = check_size(changes.apply(stored))
-            condition = self._unchanged(stored, now)
-            sets, removes = ["#d=:d", "#t=:t"], list[str]()
-            condition["ExpressionAttributeNames"] |= {"#d": "user_data"}
-            condition["ExpressionAttributeValues"] |= {":d": _map(changed), ":t": _n(changes.expires_at), ":one": _n(1)}
-            _set_attributes(changes, sets, removes, condition)
-            condition["UpdateExpression"] = _expression(sets, removes, touch=changes.is_touch)
-            try:
-                await self._write(changed, "update_item", **condition)
-            except ConditionFailed:
-                continue
-            return changed
+        with self._deadline():
+            for attempt in range(_ATTEMPTS):
+                await _pause(attempt)
+                stored = await self._get(record.id, now, consistent=True)
+                if stored is None or not is_same(stored, record):
+                    return None
+                changed = check_size(changes.apply(stored))
+                request = self._unchanged(stored, now)
+                request["ExpressionAttributeNames"] |= {"#c": "created_at", "#d": "user_data"}
+                request["ExpressionAttributeValues"] |= {
+                    ":c": item.number(stored.created_at),
+                    ":d": item.user_data(changed),
+                    ":one": item.number(1),
+                    ":t": item.number(changes.expires_at),
+                }
+                # Older writers left fractions in created_at.
+                sets, removes = ["#c=:c", "#d=:d", "#t=:t"], list[str]()
+                _set_attributes(changes, sets, removes, request)
+                request["UpdateExpression"] = _expression(sets, removes, touch=False)
+                with contextlib.suppress(ConditionFailed):
+                    await self._write(changed, "update_item", **request)
+                    return changed
         raise StoreUnavailable("the session is changed by too many at once")
 
-    def _update(self, session_id: str, changes: Changes, now: int) -> dict[str, Any]:
+    def _update(self, record: Record, changes: Changes, now: int) -> dict[str, Any]:
         """Return the UpdateItem that changes only what changed."""
         names = {"#id": table.KEY, "#t": table.TTL}
-        values = {":now": _n(now), ":t": _n(changes.expires_at)}
+        values = {":now": item.number(now), ":t": item.number(changes.expires_at)}
         request: dict[str, Any] = {
             "TableName": self.table_name,
-            "Key": _key(session_id),
+            "Key": item.key(record.id),
             "ConditionExpression": _LIVE,
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": values,
         }
         sets, removes = ["#t=:t"], list[str]()
+        if record.version:  # And not another session, created under its id since.
+            names["#c"] = "created_at"
+            values[":c"] = item.number(record.created_at)
+            request["ConditionExpression"] += " AND #c = :c"
         if changes.set or changes.remove:
             names["#d"] = "user_data"
             values[":map"] = {"S": "M"}
-            request["ConditionExpression"] = f"{_LIVE} AND attribute_type(#d, :map)"
+            request["ConditionExpression"] += " AND attribute_type(#d, :map)"
         for number, (key, value) in enumerate(changes.set.items()):
             names[f"#s{number}"], values[f":s{number}"] = key, {"S": value}
             sets.append(f"#d.#s{number}=:s{number}")
@@ -222,7 +231,7 @@ class DynamoDBStore:
             removes.append(f"#d.#r{number}")
         if not changes.is_touch:
             names["#v"] = "version"
-            values[":one"] = _n(1)
+            values[":one"] = item.number(1)
             request["ReturnValues"] = "UPDATED_NEW"
         _set_attributes(changes, sets, removes, request)
         request["UpdateExpression"] = _expression(sets, removes, touch=changes.is_touch)
@@ -230,25 +239,23 @@ class DynamoDBStore:
 
     def _unchanged(self, stored: Record, now: int) -> dict[str, Any]:
         """Return key and condition of a write that takes the record to be stored as it was read."""
-        values = {":now": _n(now)}
+        request = {"TableName": self.table_name, "Key": item.key(stored.id), **_of_version(stored.version)}
+        request["ConditionExpression"] += " AND #t > :now"
+        request["ExpressionAttributeNames"]["#t"] = table.TTL
+        request.setdefault("ExpressionAttributeValues", {})[":now"] = item.number(now)
         if stored.version:
-            values[":v"] = _n(stored.version)
-        return {
-            "TableName": self.table_name,
-            "Key": _key(stored.id),
-            "ConditionExpression": "#t > :now AND " + ("#v = :v" if stored.version else "attribute_not_exists(#v)"),
-            "ExpressionAttributeNames": {"#t": table.TTL, "#v": "version"},
-            "ExpressionAttributeValues": values,
-        }
+            request["ConditionExpression"] += " AND #c = :c"
+            request["ExpressionAttributeNames"]["#c"] = "created_at"
+            request["ExpressionAttributeValues"][":c"] = item.number(stored.created_at)
+        return request
 
     async def _get(self, session_id: str, now: int, *, consistent: bool) -> Record | None:
         answer = await self._call(
-            "get_item", TableName=self.table_name, Key=_key(session_id), ConsistentRead=consistent
+            "get_item", TableName=self.table_name, Key=item.key(session_id), ConsistentRead=consistent
         )
-        item = answer.get("Item")
-        if item is None:
+        if "Item" not in answer:
             return None
-        record = _record(session_id, item)
+        record = item.to_record(session_id, answer["Item"])
         return record if record.expires_at > now else None
 
     async def _transact(self, record: Record, *writes: dict[str, Any]) -> None:
@@ -267,12 +274,11 @@ class DynamoDBStore:
 
     async def _retry_contended(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make a call again while another transaction holds the item: the SDK does not."""
-        for attempt in range(_ATTEMPTS):
-            await _pause(attempt)
-            try:
-                return await self._call(operation, **parameters)
-            except Contended:
-                continue
+        with self._deadline():
+            for attempt in range(_ATTEMPTS):
+                await _pause(attempt)
+                with contextlib.suppress(Contended):
+                    return await self._call(operation, **parameters)
         raise StoreUnavailable("other transactions keep holding the session")
 
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
@@ -289,10 +295,33 @@ class DynamoDBStore:
         self._breaker.answered()
         return answer
 
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """End an operation of several calls soon after the deadline of one: a call that hangs is told first."""
+        try:
+            with anyio.fail_after(self._door.timeout * 1.05):
+                yield
+        except TimeoutError:
+            raise StoreUnavailable(f"DynamoDB was not done within {self._door.timeout:g} s") from None
+
     async def _prepare(self) -> None:
         """Create the table, if that is wanted, before its first use."""
         if self._create_table and not self._answered and not await in_thread(self.probe, timeout=_CREATE_TABLE_TIMEOUT):
             raise self.probe_error or StoreUnavailable("DynamoDB did not answer")
+
+
+def _of_version(version: int) -> dict[str, Any]:
+    """Return the condition of a write that takes the item to be of this version; 0: of the older layout."""
+    if not version:
+        return {
+            "ConditionExpression": "attribute_exists(#id) AND attribute_not_exists(#v)",
+            "ExpressionAttributeNames": {"#id": table.KEY, "#v": "version"},
+        }
+    return {
+        "ConditionExpression": "#v = :v",
+        "ExpressionAttributeNames": {"#v": "version"},
+        "ExpressionAttributeValues": {":v": item.number(version)},
+    }
 
 
 async def _pause(attempt: int) -> None:
@@ -310,7 +339,7 @@ def _set_attributes(changes: Changes, sets: list[str], removes: list[str], reque
     if changes.max_age is not None:
         request["ExpressionAttributeNames"]["#m"] = "max_age"
         if changes.max_age:
-            request["ExpressionAttributeValues"][":m"] = _n(changes.max_age)
+            request["ExpressionAttributeValues"][":m"] = item.number(changes.max_age)
             sets.append("#m=:m")
         else:
             removes.append("#m")
@@ -323,61 +352,3 @@ def _expression(sets: list[str], removes: list[str], *, touch: bool) -> str:
     if removes:
         clauses.append("REMOVE " + ",".join(removes))
     return " ".join(clauses)
-
-
-def _key(session_id: str) -> dict[str, Any]:
-    return {table.KEY: {"S": session_id}}
-
-
-def _n(number: int) -> dict[str, str]:
-    return {"N": str(number)}
-
-
-def _map(record: Record) -> dict[str, Any]:
-    return {"M": {key: {"S": value} for key, value in record.data.items()}}
-
-
-def _item(record: Record) -> dict[str, Any]:
-    item = _key(record.id) | {
-        "user_data": _map(record),
-        "created_at": _n(record.created_at),
-        table.TTL: _n(record.expires_at),
-        "version": _n(record.version),
-    }
-    if record.owner is not None:
-        item["owner"] = {"S": record.owner}
-    if record.max_age is not None:
-        item["max_age"] = _n(record.max_age)
-    return item
-
-
-def _record(session_id: str, item: dict[str, Any]) -> Record:
-    """Return what an item says. Raises CorruptRecord if it is not a session."""
-    try:
-        user_data = item["user_data"]
-        if "M" in user_data:
-            data = {key: value["S"] for key, value in user_data["M"].items()}
-        else:
-            older = decode(user_data["S"])
-            if not isinstance(older, dict):
-                raise TypeError("user_data is not an object")  # noqa: TRY301
-            data = encode_items(older)
-        return Record(
-            session_id,
-            data,
-            created_at=_int(item["created_at"]),
-            expires_at=_int(item[table.TTL]),
-            version=_int(item["version"]) if "version" in item else 0,
-            owner=item["owner"]["S"] if "owner" in item else None,
-            max_age=_int(item["max_age"]) if "max_age" in item else None,
-        )
-    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue) as error:
-        raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
-
-
-def _int(number: dict[str, str]) -> int:
-    """Return a stored number, whole: older writers left fractions of seconds."""
-    value = int(float(number["N"]))
-    if value < 0:
-        raise ValueError("negative")
-    return value

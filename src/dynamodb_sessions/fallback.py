@@ -7,7 +7,7 @@ an empty one from memory would log everybody out.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -69,24 +69,33 @@ class FallbackStore:
         return await store.load(session_id, now=now, min_version=min_version)
 
     async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
-        store = await self._store_of(record.id if replaces is None else replaces, now)
+        ended = record.id if replaces is None else replaces
+        store = await self._store_of(ended, now)
         if replaces is not None and store is self.memory and not self._remember_logout(replaces):
-            store = self.primary
+            store = await self._store_of(ended, now)
         return await store.create(record, now=now, replaces=replaces)
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
-        store = await self._store_of(record.id, now)
-        return await store.update(record, changes, now=now)
+        return await self._change(record, now, lambda store: store.update(record, changes, now=now))
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
-        store = await self._store_of(record.id, now)
-        return await store.rotate(record, new_id, changes, now=now)
+        return await self._change(record, now, lambda store: store.rotate(record, new_id, changes, now=now))
 
-    async def delete(self, session_id: str) -> None:
+    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
         store = await self._store_of(session_id, 0)
         if store is self.memory and not self._remember_logout(session_id):
-            store = self.primary
-        await store.delete(session_id)
+            store = await self._store_of(session_id, 0)
+        return await store.delete(session_id, version=version)
+
+    async def _change(
+        self, record: Record, now: int, change: Callable[[SessionStore], Awaitable[Record | None]]
+    ) -> Record | None:
+        store = await self._store_of(record.id, now)
+        changed = await change(store)
+        if changed is None and store is self.memory and self._initialised:
+            # Another thread has just moved it.
+            changed = await change(await self._store_of(record.id, now))
+        return changed
 
     async def _store_of(self, session_id: str, now: int) -> SessionStore:
         """Return the store a session is in: the primary, after moving the session there if need be, or memory."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 
+from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.session import Session
-from dynamodb_sessions.store import Changes, Record, SessionStore, short
+from dynamodb_sessions.store import Changes, Record, SessionStore, check_seconds, short
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -28,12 +29,6 @@ _TOUCHES_PER_LIFETIME = 10
 def clock() -> int:
     """Return the time in whole epoch seconds: every `now` comes from here."""
     return int(time.time())
-
-
-def check_seconds(name: str, value: int | None, *, minimum: int = 1) -> None:
-    """Raise ConfigurationError if a duration is neither None nor a whole number of seconds of at least `minimum`."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < minimum):
-        raise ConfigurationError(f"{name}={value!r} must be a whole number of seconds, at least {minimum}, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +47,10 @@ class Lifetimes:
         check_seconds("max_age", self.max_age)
         check_seconds("absolute_max_age", self.absolute_max_age)
         check_seconds("touch_after", self.touch_after, minimum=0)
+        if self.touch_after is not None and self.touch_after >= self._idle(None):
+            raise ConfigurationError(
+                f"touch_after={self.touch_after} must be less than max_age, or sessions end in use"
+            )
 
     def expires_at(self, now: int, *, created_at: int, own: int | None) -> int:
         """Return when a session used now expires; `own` is its own idle timeout, if it has one."""
@@ -64,9 +63,10 @@ class Lifetimes:
 
     def wants_touch(self, record: Record, expires_at: int) -> bool:
         """Whether a session that was only read gains enough to be worth a write."""
+        idle = self._idle(record.max_age)
         step = self.touch_after
-        if step is None:
-            step = max(1, self._idle(record.max_age) // _TOUCHES_PER_LIFETIME)
+        if step is None or step >= idle:
+            step = -(-idle // _TOUCHES_PER_LIFETIME)
         return expires_at - record.expires_at >= step
 
     def cookie_max_age(self, record: Record, now: int) -> int | None:
@@ -116,13 +116,21 @@ class Rotate:
 
 
 @dataclass(frozen=True, slots=True)
+class Empty:
+    """End the stored session, unless others have changed it: then only change it."""
+
+    record: Record
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """End the session."""
 
     session_id: str = field(repr=False)
 
 
-Action = Nothing | Create | Update | Touch | Rotate | Delete
+Action = Nothing | Create | Update | Touch | Rotate | Empty | Delete
 
 
 def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = False, refresh: bool = False) -> Action:  # noqa: PLR0911 - a table
@@ -145,7 +153,7 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
         to_set, _ = session.delta()
         expires_at = lifetimes.expires_at(now, created_at=now, own=session.max_age)
         new = Record(session.id, to_set, now, expires_at, owner=session.owner, max_age=session.max_age)
-        return Create(new, replaces=gone if session.cleared and gone != new.id else None)
+        return Create(new, replaces=gone if session.cleared or session.rotates else None)
 
     to_set, to_remove = session.delta() if session.accessed else ({}, frozenset())
     changes = Changes(
@@ -156,7 +164,7 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
         max_age=session.new_max_age,
     )
     if to_remove and not dict.__len__(session) and session.new_owner is None:
-        return Delete(record.id)
+        return Empty(record, changes)
     if session.rotates:
         return Rotate(record, session.id, changes)
     if not changes.is_touch:
@@ -174,17 +182,17 @@ async def load(store: SessionStore, session_id: str, lifetimes: Lifetimes, *, mi
     now = clock()
     record = await store.load(session_id, now=now, min_version=min_version)
     if record is not None and lifetimes.is_over(record, now):
-        await store.delete(session_id)
+        await store.delete(session_id, version=record.version)
         return None
     return record
 
 
-async def commit(store: SessionStore, session: Session, action: Action) -> bool:
+async def commit(store: SessionStore, session: Session, action: Action) -> bool:  # noqa: C901 - a table
     """Make the action's store call and settle the session. False, with one line in the log, if it was gone.
 
     It is shielded: a client that goes away does not cut a save in half. The store's own deadline ends it.
     """
-    now = clock()
+    now, asked = clock(), session.asked
     held: Record | None = None
     stored: Record | None = None
     with anyio.CancelScope(shield=True):
@@ -193,6 +201,9 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
                 return True
             case Delete(session_id):
                 await store.delete(session_id)
+            case Empty(record, changes):
+                if not await store.delete(record.id, version=record.version):
+                    held, stored = changes.apply(record), await store.update(record, changes, now=now)
             case Create(record, replaces):
                 held, stored = record, record
                 # That a fresh id is taken can only mean that our own first attempt took it and its reply was lost.
@@ -203,21 +214,21 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
             case Rotate(record, new_id, changes):
                 held, stored = changes.apply(record), await store.rotate(record, new_id, changes, now=now)
     if held is None:
-        session.settle(None)
+        session.settle(None, asked=asked)
         return True
     if stored is None:
         session.ended = True
         logger.warning("session %s was ended meanwhile: nothing more is stored of it", short(held.id))
         return False
     # What others have added meanwhile is not in this session's dict, and must not look removed from it.
-    session.settle(replace(stored, data=held.data))
+    session.settle(replace(stored, data=held.data), asked=asked)
     return True
 
 
 async def _join(store: SessionStore, record: Record, now: int) -> Record | None:
     """Add a new session's content to the one that somebody else has just created under the same id."""
     changes = Changes(record.expires_at, set=record.data, owner=record.owner, max_age=record.max_age)
-    return await store.update(replace(record, data={}), changes, now=now)
+    return await store.update(replace(record, data={}, version=0), changes, now=now)
 
 
 @asynccontextmanager
@@ -236,14 +247,17 @@ async def open_session(
     ConfigurationError for a bad id or lifetime, and at the end UnserializableValue, SessionTooLarge or, if the session
     was deleted while the block ran, SessionError: its changes are then dropped.
     """
-    if not isinstance(session_id, str) or not 0 < len(session_id.encode(errors="replace")) <= _MAX_ID_SIZE:
+    if not is_text(session_id, max_size=_MAX_ID_SIZE):
         raise ConfigurationError(f"a session id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
     lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
     record = await load(store, session_id, lifetimes)
     session = Session(record=record, fixed_id=session_id)
 
+    one_at_a_time = anyio.Lock()
+
     async def save() -> bool:
-        return await commit(store, session, decide(session, lifetimes, clock()))
+        async with one_at_a_time:
+            return await commit(store, session, decide(session, lifetimes, clock()))
 
     session.on_save(save)
     yield session

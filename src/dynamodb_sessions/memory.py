@@ -1,11 +1,11 @@
 """MemoryStore: sessions in this process, for development, tests and hard times. The same contract, bounded."""
 
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Callable
 from threading import Lock
 
 from dynamodb_sessions.exceptions import ConfigurationError
-from dynamodb_sessions.store import Changes, Record, check_size, record_size
+from dynamodb_sessions.store import Changes, Record, check_size, is_same, record_size
 
 _PYTHON_OVERHEAD = 1024
 """Bytes a record takes in this process beyond its text: the objects around it."""
@@ -48,21 +48,25 @@ class MemoryStore:
             return True
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
-        return self._change(record, record.id, changes, now)
+        return self._change(record, changes.apply, now)
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
-        return self._change(record, new_id, changes, now)
+        return self._change(record, lambda stored: changes.move(stored, new_id), now)
 
-    async def delete(self, session_id: str) -> None:
+    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
         with self._lock:
+            stored = self._records.get(session_id)
+            if version is not None and (stored is None or stored.version != version):
+                return False
             self._remove(session_id)
+            return True
 
-    def _change(self, record: Record, new_id: str, changes: Changes, now: int) -> Record | None:
+    def _change(self, record: Record, change: Callable[[Record], Record], now: int) -> Record | None:
         with self._lock:
             stored = self._live(record.id, now)
-            if stored is None:
+            if stored is None or not is_same(stored, record):
                 return None
-            changed = check_size(replace(changes.apply(stored), id=new_id))
+            changed = check_size(change(stored))
             self._remove(record.id)
             self._put(changed)
             return changed

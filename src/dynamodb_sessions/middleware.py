@@ -6,8 +6,10 @@ It knows no store: whatever keeps the contract of `store.py` will do.
 import inspect
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+import anyio
 from starlette.datastructures import MutableHeaders, Secret
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -18,7 +20,7 @@ from dynamodb_sessions import lifecycle, settings
 from dynamodb_sessions.cookie import SessionCookie
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
 from dynamodb_sessions.fallback import FallbackStore
-from dynamodb_sessions.lifecycle import Create, Delete, Lifetimes, Nothing
+from dynamodb_sessions.lifecycle import Create, Delete, Lifetimes, Nothing, Rotate, Update
 from dynamodb_sessions.memory import MemoryStore
 from dynamodb_sessions.session import Session
 from dynamodb_sessions.store import ProbedStore, SessionStore, short
@@ -63,26 +65,27 @@ class DynamoDBSessionMiddleware:
         fallback: Literal["memory", "error"] = "memory",
         exclude: Sequence[str] = (),
     ) -> None:
-        if fallback not in ("memory", "error"):
-            raise ConfigurationError(f'fallback={fallback!r} must be "memory" or "error"')
-        if isinstance(exclude, str) or not all(isinstance(prefix, str) and prefix[:1] == "/" for prefix in exclude):
-            raise ConfigurationError(f"exclude={exclude!r} must be path prefixes, each beginning with /")
         self.app = app
-        self.lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
-        self.cookie = SessionCookie(
-            settings.secret_keys(secret_key),
-            name=session_cookie,
+        self.lifetimes, self.cookie = _check(
+            secret_key=secret_key,
+            session_cookie=session_cookie,
+            max_age=max_age,
             path=path,
             same_site=same_site,
             https_only=https_only,
             domain=domain,
             partitioned=partitioned,
+            store=store,
+            absolute_max_age=absolute_max_age,
+            touch_after=touch_after,
+            fallback=fallback,
+            exclude=exclude,
         )
         if store is None:
             store = settings.store_from_environment()
         if isinstance(store, ProbedStore):
             store = FallbackStore(store, MemoryStore() if fallback == "memory" else None)
-        self.store = store
+        self.store: SessionStore = store
         self._excluded = tuple(prefix.rstrip("/") for prefix in exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,6 +147,7 @@ class _Exchange:
         self._refused = False
         """Whether the client was told to come back later: whatever the app still says is not passed on."""
         self._disconnected = False
+        self._one_at_a_time = anyio.Lock()
 
     async def run(self) -> None:
         if isinstance(self._store, FallbackStore):
@@ -158,7 +162,7 @@ class _Exchange:
         try:
             await self._app(self._scope, self._watch, self._respond)
         except BaseException as error:
-            await self._finish(failed=not self._disconnected)
+            await self._finish(failed=self._failed or not self._disconnected)
             if not isinstance(error, StoreUnavailable) or self._session.late:
                 raise
             await self._refuse("saved", error)
@@ -178,7 +182,8 @@ class _Exchange:
                     return session
             except CorruptRecord as error:
                 logger.warning("session %s cannot be read and is left as it is: %s", short(ticket.session_id), error)
-            presented = presented or ticket.session_id
+            else:
+                presented = presented or ticket.session_id
         return Session(presented_id=presented)
 
     async def _watch(self) -> Message:
@@ -221,7 +226,14 @@ class _Exchange:
         return await self._commit(failed=False)
 
     async def _commit(self, *, failed: bool) -> bool:
-        """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone."""
+        """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
+
+        One at a time: each must see what the one before has stored.
+        """
+        async with self._one_at_a_time:
+            return await self._commit_alone(failed=failed)
+
+    async def _commit_alone(self, *, failed: bool) -> bool:
         session = self._session
         now = lifecycle.clock()
         action = lifecycle.decide(session, self._lifetimes, now, failed=failed, refresh=self._refresh)
@@ -233,6 +245,12 @@ class _Exchange:
                 await lifecycle.commit(self._store, session, Delete(action.replaces))
             session.ended = True
             return False
+        if isinstance(action, Rotate) and session.late:
+            logger.warning(
+                "the response has started, so the browser cannot be given a new id: the session keeps its own"
+            )
+            changes = replace(action.changes, owner=None)
+            action = Update(action.record, changes) if not changes.is_touch else Nothing()
         if isinstance(action, Nothing):
             return not session.ended
         if not await lifecycle.commit(self._store, session, action):
@@ -252,10 +270,9 @@ class _Exchange:
         """Save what changed after the response had started, or, if none ever did, honour a logout."""
         try:
             await self._commit(failed=failed or self._refused or not self._session.late)
-        except SessionError as error:
-            if not failed and not self._refused:
-                raise
-            logger.error("session %s: a logout could not be saved: %s", short(self._session.id), error)
+        except _OUTAGE as error:
+            # Nobody is left to be told: the response is on its way, or is an error already.
+            logger.error("a session could not be saved after its response had started, or failed: %s", error)
 
     async def _refuse(self, what: str, error: SessionError) -> None:
         """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
@@ -279,16 +296,56 @@ def session_middleware(**options: Any) -> Middleware:
     Options are DynamoDBSessionMiddleware's. Starlette's middleware gets those it knows, with the same defaults and
     the newest key. Raises ConfigurationError, or TypeError for an option that neither knows.
     """
-    if settings.use_dynamodb():
-        return Middleware(DynamoDBSessionMiddleware, **options)
     given = inspect.signature(DynamoDBSessionMiddleware).bind(None, **options)
     given.apply_defaults()
+    arguments = {name: value for name, value in given.arguments.items() if name != "app"}
+    arguments["secret_key"] = keys = settings.secret_keys(arguments["secret_key"])
+    _, cookie = _check(**arguments)
+    if settings.use_dynamodb():
+        return Middleware(DynamoDBSessionMiddleware, **options)
     known: tuple[str, ...] = ("session_cookie", "max_age", "path", "same_site")
     # What only newer releases of Starlette know is passed only if it is used.
-    known += tuple(name for name in ("domain", "partitioned") if given.arguments[name])
+    known += tuple(name for name in ("domain", "partitioned") if arguments[name])
     return Middleware(
         SessionMiddleware,
-        secret_key=settings.secret_keys(given.arguments["secret_key"])[0],
-        https_only=bool(given.arguments["https_only"]),
-        **{name: given.arguments[name] for name in known},
+        secret_key=keys[0],
+        https_only=bool(cookie.https_only),
+        **{name: arguments[name] for name in known},
     )
+
+
+def _check(
+    *,
+    secret_key: Any,
+    session_cookie: str,
+    max_age: int | None,
+    path: str,
+    same_site: str,
+    https_only: bool | None,
+    domain: str | None,
+    partitioned: bool,
+    store: SessionStore | None,
+    absolute_max_age: int | None,
+    touch_after: int | None,
+    fallback: str,
+    exclude: Sequence[str],
+) -> tuple[Lifetimes, SessionCookie]:
+    """Return the options as they are used. Raises ConfigurationError for those that cannot be."""
+    if store is not None and (isinstance(store, type) or not isinstance(store, SessionStore)):
+        raise ConfigurationError(f"store={store!r} is no session store")
+    if fallback not in ("memory", "error"):
+        raise ConfigurationError(f'fallback={fallback!r} must be "memory" or "error"')
+    if not isinstance(exclude, list | tuple) or not all(
+        isinstance(prefix, str) and prefix[:1] == "/" for prefix in exclude
+    ):
+        raise ConfigurationError(f"exclude={exclude!r} must be a list of path prefixes, each beginning with /")
+    cookie = SessionCookie(
+        settings.secret_keys(secret_key),
+        name=session_cookie,
+        path=path,
+        same_site=same_site,
+        https_only=https_only,
+        domain=domain,
+        partitioned=partitioned,
+    )
+    return Lifetimes(max_age, absolute_max_age, touch_after), cookie

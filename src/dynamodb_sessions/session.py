@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dynamodb_sessions.codec import decode, encode, encode_item, encode_items, same
+from dynamodb_sessions.codec import decode, encode, encode_item, encode_items, is_text, same
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, UnserializableValue
-from dynamodb_sessions.store import Record
+from dynamodb_sessions.store import Record, check_seconds
 
 MAX_OWNER_SIZE = 1024
 """Bytes. Source: DynamoDB's limit of a partition key is 2048; half of it leaves every composite key room."""
@@ -52,6 +52,8 @@ class Session(dict[str, Any]):
         self._new_id = fixed_id
         self._new_owner: str | None = None
         self._new_max_age: int | None = None
+        self._asked = 0
+        """How often the session was asked for more than content: a commit settles only what it knew of."""
         self._save: Callable[[], Awaitable[bool]] | None = None
         if record is not None:
             try:
@@ -106,6 +108,11 @@ class Session(dict[str, Any]):
             return True
         return bool(to_set or to_remove)
 
+    @modified.setter
+    def modified(self, _: bool) -> None:
+        """Accept what apps tell Starlette's session. What counts here is the content."""
+        self.accessed = True
+
     def regenerate(self) -> None:
         """Give the session a new id, with the same content; the old id is dead. For any change of privilege.
 
@@ -115,8 +122,9 @@ class Session(dict[str, Any]):
             raise SessionError("this session was opened under an id of your own, which cannot change")
         if self.late:
             raise SessionError(_LATE)
-        self.mark_accessed()
+        self._ask()
         self.rotates = True
+        self._new_id = None
 
     def bind(self, owner: str) -> None:
         """Record whose session this is, and give it a new id: what a login calls, against session fixation.
@@ -124,11 +132,11 @@ class Session(dict[str, Any]):
         A session under an id of your own keeps its id. Raises SessionError as `regenerate` does, and
         ConfigurationError if the owner is not a non-empty str of at most 1024 bytes.
         """
-        if not isinstance(owner, str) or not owner or len(owner.encode(errors="replace")) > MAX_OWNER_SIZE:
+        if not is_text(owner, max_size=MAX_OWNER_SIZE):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
         if self.fixed_id is None:
             self.regenerate()
-        self.mark_accessed()
+        self._ask()
         self._new_owner = owner
 
     def set_max_age(self, seconds: int | None) -> None:
@@ -136,15 +144,15 @@ class Session(dict[str, Any]):
 
         Raises ConfigurationError if it is not a positive int.
         """
-        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 1):
-            raise ConfigurationError(f"max_age={seconds!r} must be a positive number of whole seconds, or None")
-        self.mark_accessed()
+        check_seconds("max_age", seconds)
+        self._ask()
         self._new_max_age = seconds or 0
 
     async def save(self) -> bool:
         """Store the changes now instead of at the end. False if the session was ended meanwhile: nothing is stored.
 
-        Raises StoreUnavailable, UnserializableValue or SessionTooLarge; what is stored is then as it was.
+        After a new id was saved, the response must succeed: only it tells the browser. Raises StoreUnavailable,
+        UnserializableValue or SessionTooLarge; what is stored is then as it was.
         """
         if self._save is None:
             raise SessionError("this session belongs to no request and no store")
@@ -161,7 +169,7 @@ class Session(dict[str, Any]):
         if not stored:
             return encode_items(dict(dict.items(self))), frozenset()
         to_set = {}
-        for key, value in dict.items(self):
+        for key, value in list(dict.items(self)):  # A sync endpoint's thread may still hold the session.
             before = stored.get(key)
             try:
                 unchanged = before is not None and same(encode(value), before)
@@ -185,13 +193,22 @@ class Session(dict[str, Any]):
         """Say what `save` does."""
         self._save = save
 
-    def settle(self, record: Record | None) -> None:
-        """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is."""
+    @property
+    def asked(self) -> int:
+        """A number that grows with every `clear`, `regenerate`, `bind` and `set_max_age`."""
+        return self._asked
+
+    def settle(self, record: Record | None, *, asked: int) -> None:
+        """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is.
+
+        `asked` is what it was when the commit was decided: what has been asked for since, is still to be done.
+        """
         self.record = record
-        self.cleared = self.rotates = self.ended = False
         self.presented_id = None
-        self._new_id = self.fixed_id
-        self._new_owner = self._new_max_age = None
+        if asked == self._asked:
+            self.cleared = self.rotates = self.ended = False
+            self._new_id = self.fixed_id
+            self._new_owner = self._new_max_age = None
 
     def mark_accessed(self) -> None:
         """Called by Starlette's `request.session`."""
@@ -206,13 +223,21 @@ class Session(dict[str, Any]):
 
         Under an id of your own it is the same session, with other content.
         """
-        self.mark_accessed()
+        self._ask()
         if self.fixed_id is None:
             self.cleared = True
             self.rotates = False
             self._new_id = None
             self._new_owner = self._new_max_age = None
         super().clear()
+
+    def __reduce__(self) -> tuple[type["Session"], tuple[dict[str, Any]]]:
+        """Copy and pickle the content, not the request it belongs to."""
+        return Session, (dict(dict.items(self)),)
+
+    def _ask(self) -> None:
+        self.accessed = True
+        self._asked += 1
 
 
 def _marking(name: str) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from starlette.config import Config
 from starlette.datastructures import Secret
 
+from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.dynamodb import DynamoDBStore
 from dynamodb_sessions.exceptions import ConfigurationError
 from dynamodb_sessions.memory import MemoryStore
@@ -55,10 +56,14 @@ def secret_keys(secret_key: str | Secret | Sequence[str | Secret] | None) -> lis
             raise ConfigurationError(f"no secret_key is given and SESSION_SECRET_KEY is not set: {_HINT}")
         older = _environment("SESSION_SECRET_KEY_FALLBACKS", default="").split(",")
         keys = [newest, *(key.strip() for key in older if key.strip())]
-    elif isinstance(secret_key, str | Secret):
-        keys = [str(secret_key)]
     else:
-        keys = [str(key) for key in secret_key]
+        given = [secret_key] if isinstance(secret_key, str | Secret) else secret_key
+        # Whatever else has a str(), "None" and the digits of a byte among them, would make a key anybody can guess.
+        if not isinstance(given, list | tuple) or not all(isinstance(key, str | Secret) for key in given):
+            raise ConfigurationError("secret_key must be a str, a Secret, or a list of them, newest first")
+        keys = [str(key) for key in given]
+    if not all(is_text(key) for key in keys):
+        raise ConfigurationError(f"secret_key is not valid Unicode text: {_HINT}")
     if not keys or not all(key.strip() for key in keys):
         raise ConfigurationError(f"secret_key is empty: {_HINT}")
     if any(len(key.encode()) < MIN_KEY_SIZE for key in keys):

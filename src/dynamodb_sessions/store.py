@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from dynamodb_sessions.exceptions import SessionError, SessionTooLarge
+from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge
 
 MAX_RECORD_SIZE = 400 * 1024
 """Bytes of one item, names and values. Source: DynamoDB's service quotas, "Item size"."""
 
 _NAMES_SIZE = sum(map(len, ("session_id", "user_data", "created_at", "ttl", "version")))
 _MAP_SIZE = 3
+_CENTURY = 100 * 366 * 86400
 _LARGEST_KEYS = 3
 
 
@@ -62,7 +63,12 @@ class Changes:
             max_age=record.max_age if self.max_age is None else self.max_age or None,
         )
 
+    def move(self, record: Record, new_id: str) -> Record:
+        """Return the record as these changes leave it under a new id, which always is a new version."""
+        return replace(self.apply(record), id=new_id, version=record.version + 1)
 
+
+@runtime_checkable
 class SessionStore(Protocol):
     """Where sessions are kept. `now` is always the caller's clock, in whole epoch seconds.
 
@@ -89,8 +95,9 @@ class SessionStore(Protocol):
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         """Apply the changes to what is stored under `record.id` now; keys they do not name keep their stored values.
 
-        `record` is what the changes were made on. None, with nothing changed, if it does not exist any more: an
-        update never brings a session back. Raises SessionTooLarge.
+        `record` is what the changes were made on. None, with nothing changed, if it does not exist any more, though
+        another may have been created under its id since: an update never brings a session back. A record of version 0
+        stands for whatever is stored. Raises SessionTooLarge.
         """
         ...
 
@@ -101,8 +108,11 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def delete(self, session_id: str) -> None:
-        """Delete the record. If there is none, this is a no-op."""
+    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
+        """Delete the record; if there is none, this is a no-op.
+
+        With `version`, delete it only if that is still its version; False, with nothing changed, if it is not.
+        """
         ...
 
 
@@ -120,6 +130,11 @@ class ProbedStore(SessionStore, Protocol):
         Once it has succeeded it does nothing, and answers True.
         """
         ...
+
+
+def is_same(stored: Record, record: Record) -> bool:
+    """Whether what is stored is the session a record was loaded from, not one created under its id since."""
+    return record.version == 0 or stored.created_at == record.created_at
 
 
 def record_size(record: Record) -> int:
@@ -145,6 +160,13 @@ def check_size(record: Record) -> Record:
         keys = sorted(record.data, key=lambda key: len(record.data[key].encode()), reverse=True)
         raise SessionTooLarge(size, MAX_RECORD_SIZE, keys[:_LARGEST_KEYS])
     return record
+
+
+def check_seconds(name: str, value: int | None, *, minimum: int = 1) -> None:
+    """Raise ConfigurationError if a duration is neither None nor whole seconds from `minimum` to a hundred years."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and minimum <= value <= _CENTURY):
+        raise ConfigurationError(f"{name}={value!r} must be None or whole seconds, from {minimum} to a hundred years")
 
 
 def short(session_id: str) -> str:

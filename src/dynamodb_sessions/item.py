@@ -1,0 +1,71 @@
+"""Records to and from DynamoDB items, in the low-level JSON that every client takes.
+
+An item holds `session_id` (S, the key), `user_data` (M of S), `created_at`, `ttl` and `version` (N), and sometimes
+`owner` (S) and `max_age` (N). An older layout has `user_data` as one JSON string and no version: it is read as
+version 0, and rewritten as a map by its next change.
+"""
+
+from typing import Any
+
+from dynamodb_sessions.codec import decode, encode_items
+from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
+from dynamodb_sessions.store import Record
+from dynamodb_sessions.table import KEY, TTL
+
+
+def key(session_id: str) -> dict[str, Any]:
+    return {KEY: {"S": session_id}}
+
+
+def number(value: int) -> dict[str, str]:
+    return {"N": str(value)}
+
+
+def user_data(record: Record) -> dict[str, Any]:
+    return {"M": {key: {"S": value} for key, value in record.data.items()}}
+
+
+def from_record(record: Record) -> dict[str, Any]:
+    made = key(record.id) | {
+        "user_data": user_data(record),
+        "created_at": number(record.created_at),
+        TTL: number(record.expires_at),
+        "version": number(record.version),
+    }
+    if record.owner is not None:
+        made["owner"] = {"S": record.owner}
+    if record.max_age is not None:
+        made["max_age"] = number(record.max_age)
+    return made
+
+
+def to_record(session_id: str, item: dict[str, Any]) -> Record:
+    """Return what an item says. Raises CorruptRecord if it is not a session."""
+    try:
+        stored = item["user_data"]
+        if "M" in stored:
+            data = {name: value["S"] for name, value in stored["M"].items()}
+        else:
+            older = decode(stored["S"])
+            if not isinstance(older, dict):
+                raise TypeError("user_data is not an object")  # noqa: TRY301
+            data = encode_items(older)
+        return Record(
+            session_id,
+            data,
+            created_at=_int(item["created_at"]),
+            expires_at=_int(item[TTL]),
+            version=_int(item["version"]) if "version" in item else 0,
+            owner=item["owner"]["S"] if "owner" in item else None,
+            max_age=_int(item["max_age"]) if "max_age" in item else None,
+        )
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue) as error:
+        raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
+
+
+def _int(attribute: dict[str, str]) -> int:
+    """Return a stored number, whole: older writers left fractions of seconds."""
+    value = int(float(attribute["N"]))
+    if value < 0:
+        raise ValueError("negative")
+    return value
