@@ -1,0 +1,55 @@
+# Policy documents to attach to roles of the caller's own. The module makes no role and no policy.
+
+locals {
+  # A replica's ARN is the table's with another Region in it.
+  table_arns = concat([aws_dynamodb_table.this.arn], [
+    for replica in var.replicas : join(":", [
+      for position, part in split(":", aws_dynamodb_table.this.arn) : position == 3 ? replica.region_name : part
+    ])
+  ])
+  index_arns = [for arn in local.table_arns : "${arn}/index/owner-index"]
+  key_arns   = compact(concat([var.kms_key_arn], var.replicas[*].kms_key_arn))
+
+  # TransactWriteItems has no permission of its own: it needs those of the puts and deletes in it.
+  item_actions = ["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"]
+
+  operator_actions = ["dynamodb:Query", "dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive"]
+
+  # DynamoDB calls KMS in the name of whoever calls DynamoDB; `kms:ViaService` lets the key be used in no other way.
+  # The Region is a wildcard because replication crosses Regions. CreateGrant is left out of what AWS lists: it is
+  # needed by whoever creates the table. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html
+  key_statements = var.kms_key_arn == null ? [] : [{
+    Sid       = "TableKey"
+    Effect    = "Allow"
+    Action    = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"]
+    Resource  = local.key_arns
+    Condition = { StringLike = { "kms:ViaService" = "dynamodb.*.amazonaws.com" } }
+  }]
+
+  policy = {
+    Version = "2012-10-17"
+    Statement = concat(
+      [{ Sid = "Sessions", Effect = "Allow", Action = local.item_actions, Resource = local.table_arns }],
+      var.owner_index ? [
+        { Sid = "OwnerIndex", Effect = "Allow", Action = ["dynamodb:Query"], Resource = local.index_arns },
+      ] : [],
+      local.key_statements,
+    )
+  }
+
+  operator_policy = {
+    Version = "2012-10-17"
+    Statement = concat(
+      [{
+        Sid      = "Sessions"
+        Effect   = "Allow"
+        Action   = concat(local.item_actions, local.operator_actions)
+        Resource = local.table_arns
+      }],
+      var.owner_index ? [
+        { Sid = "OwnerIndex", Effect = "Allow", Action = ["dynamodb:Query", "dynamodb:Scan"], Resource = local.index_arns },
+      ] : [],
+      local.key_statements,
+    )
+  }
+}
