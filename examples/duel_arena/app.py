@@ -1,0 +1,271 @@
+"""The arena's ASGI app. Everything it knows about a player is in `request.session`.
+
+The session holds `player`, `score` and, for each duel, `duel:<id>` and `answers:<id>`: keys of their own, because
+sessions are saved key by key. An answer that ends while a vote comes in does not undo the vote.
+"""
+
+import contextlib
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, Session
+from examples.duel_arena import contenders
+from examples.duel_arena.bodies import json_body, line_of_text
+from examples.duel_arena.calls import CountCalls, late_calls, watch
+
+STATIC = Path(__file__).parent / "static"
+
+PACE = 0.115
+"""Seconds per word, about."""
+
+MAX_NAME = 40
+MAX_QUESTION = 140
+MAX_DUELS = 20
+MAX_LATE = 5
+
+
+def create_app(
+    store: DynamoDBStore,
+    secret_key: str | None = None,
+    *,
+    pace: float = PACE,
+    closing: Callable[[], bool] = lambda: False,
+) -> Starlette:
+    """Return the app. Only `/api` has sessions: the page costs no DynamoDB call, and loads while DynamoDB is away.
+
+    `pace` is seconds per word; once `closing` says so, the contenders fall silent in the middle of a sentence.
+    """
+    arena = Arena(store, pace, closing)
+    with contextlib.suppress(ConfigurationError):  # Without a client there is nothing to count, and memory takes over.
+        watch(store.client)
+    api = Starlette(routes=arena.routes(), exception_handlers={HTTPException: _say})
+    api.add_middleware(DynamoDBSessionMiddleware, secret_key=secret_key, session_cookie="duel_arena", store=store)
+    api.add_middleware(CountCalls, late=arena.late)
+    return Starlette(
+        routes=[Route("/", _page), Mount("/api", api), Mount("/static", StaticFiles(directory=STATIC))],
+        middleware=[Middleware(BrowserRules)],
+    )
+
+
+class Arena:
+    """The routes. What they share is where sessions are kept; who plays is in the session."""
+
+    def __init__(self, store: DynamoDBStore, pace: float, closing: Callable[[], bool]) -> None:
+        self.store = store
+        self.pace = pace
+        self.closing = closing
+        self.late = late_calls()
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/arena", self.arena),
+            Route("/panel", self.panel),
+            Route("/sign-in", self.sign_in, methods=["POST"]),
+            Route("/sign-out", self.sign_out, methods=["POST"]),
+            Route("/new-id", self.new_id, methods=["POST"]),
+            Route("/duels", self.start, methods=["POST"]),
+            Route("/duels/{id}/answers", self.answer, methods=["POST"]),
+            Route("/duels/{id}/vote", self.vote, methods=["POST"]),
+        ]
+
+    async def arena(self, request: Request) -> Response:
+        return JSONResponse(_state(_session(request)))
+
+    async def panel(self, request: Request) -> Response:
+        """What the middleware does, in figures. The id itself is never told."""
+        session = _session(request)
+        now = time.time()
+        return JSONResponse(
+            {
+                "mode": self.store.mode,
+                "reason": self.store.mode_reason,
+                "signed_in": "player" in session,
+                "session": None if session.is_new else _fingerprint(session.id),
+                "size": 0 if session.is_new else len(json.dumps(session, ensure_ascii=False).encode()),
+                "expires_in": None if session.expires_at is None else max(0, round(session.expires_at - now)),
+                "late": [
+                    {"path": calls.path, "operations": calls.operations, "at": calls.at}
+                    for calls in self.late
+                    if calls.session_id == session.id
+                ][-MAX_LATE:],
+            }
+        )
+
+    async def sign_in(self, request: Request) -> Response:
+        name = line_of_text(await json_body(request), "name", "Your name", MAX_NAME)
+        session = _session(request)
+        session.clear()
+        session.update(player=name, score=dict.fromkeys(contenders.CONTENDERS, 0))
+        session.bind(name)
+        return JSONResponse(_state(session))
+
+    async def sign_out(self, request: Request) -> Response:
+        await json_body(request)
+        session = _session(request)
+        session.clear()
+        return JSONResponse(_state(session))
+
+    async def new_id(self, request: Request) -> Response:
+        await json_body(request)
+        session = _player(request)
+        session.regenerate()
+        return JSONResponse(_state(session))
+
+    async def start(self, request: Request) -> Response:
+        body = await json_body(request)
+        session = _player(request)
+        if "topic" in body:
+            topic = contenders.TOPICS.get(str(body["topic"]))
+            if topic is None:
+                raise HTTPException(422, "Nobody here has heard of that topic.")
+            question = topic.question
+        else:
+            topic = None
+            question = line_of_text(body, "question", "The question", MAX_QUESTION)
+        name = secrets.token_hex(4)
+        duel = {"at": time.time_ns(), "question": question, "topic": topic and topic.id, "vote": None}
+        session[f"duel:{name}"] = duel
+        _forget_oldest(session)
+        return JSONResponse(_shown(session, name), 201)
+
+    async def answer(self, request: Request) -> Response:
+        """Stream both answers, one JSON object a line."""
+        await json_body(request)
+        session, name = _duel(request)
+        # A proxy that collects the words would spoil the show.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._speak(session, name), 200, headers, media_type="application/x-ndjson")
+
+    async def _speak(self, session: Session, name: str) -> AsyncIterator[str]:
+        duel = session[f"duel:{name}"]
+        answers = contenders.answers(name, duel["question"], contenders.TOPICS.get(duel["topic"]))
+        async for corner, word in contenders.speak(answers, self.pace):
+            if self.closing():
+                return
+            yield _line(corner=corner, word=word)
+        # The headers left before the first word did. The middleware saves this when the response has ended.
+        session[f"answers:{name}"] = answers
+        yield _line(end=True)
+
+    async def vote(self, request: Request) -> Response:
+        body = await json_body(request)
+        session, name = _duel(request)
+        corner = body.get("corner")
+        if corner not in contenders.CONTENDERS:
+            raise HTTPException(422, "Vote for the red corner or for the blue one.")
+        if session[f"duel:{name}"]["vote"] is not None:
+            raise HTTPException(409, "You have voted on this duel already.")
+        # Deep inside, and saved all the same: what counts is what the session holds, not how it got there.
+        session[f"duel:{name}"]["vote"] = corner
+        session["score"][corner] += 1
+        return JSONResponse({"duel": _shown(session, name), "score": session["score"]})
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(STATIC / "page.html")
+
+
+async def _say(_: Request, error: Exception) -> Response:
+    refusal = cast("HTTPException", error)
+    return JSONResponse({"error": refusal.detail}, refusal.status_code, refusal.headers)
+
+
+def _session(request: Request) -> Session:
+    return cast("Session", request.session)
+
+
+def _player(request: Request) -> Session:
+    session = _session(request)
+    if "player" not in session:
+        raise HTTPException(401, "Sign in first.")
+    return session
+
+
+def _duel(request: Request) -> tuple[Session, str]:
+    session, name = _player(request), request.path_params["id"]
+    if f"duel:{name}" not in session:
+        raise HTTPException(404, "This duel is not in your session any more.")
+    return session, name
+
+
+def _state(session: Session) -> dict[str, Any]:
+    return {
+        "player": session.get("player"),
+        "score": session.get("score"),
+        "duels": [_shown(session, name) for name in reversed(_names(session))],
+        "topics": [{"id": topic.id, "question": topic.question} for topic in contenders.TOPICS.values()],
+        "contenders": {
+            corner: {"name": contender.name, "motto": contender.motto}
+            for corner, contender in contenders.CONTENDERS.items()
+        },
+        "limits": {"name": MAX_NAME, "question": MAX_QUESTION, "duels": MAX_DUELS},
+    }
+
+
+def _shown(session: Session, name: str) -> dict[str, Any]:
+    duel = session[f"duel:{name}"]
+    return {
+        "id": name,
+        "at": duel["at"] // 10**9,
+        "question": duel["question"],
+        "vote": duel["vote"],
+        "answers": session.get(f"answers:{name}"),
+    }
+
+
+def _names(session: Session) -> list[str]:
+    """Return the duels' ids, oldest first. DynamoDB keeps a map's keys in no order."""
+    duels = [key for key in session if key.startswith("duel:")]
+    return [key.removeprefix("duel:") for key in sorted(duels, key=lambda key: session[key]["at"])]
+
+
+def _forget_oldest(session: Session) -> None:
+    kept = set(_names(session)[-MAX_DUELS:])
+    for key in list(session):
+        kind, _, name = key.partition(":")
+        if kind in {"duel", "answers"} and name not in kept:
+            del session[key]
+
+
+def _fingerprint(session_id: str) -> str:
+    return hashlib.sha256(session_id.encode()).hexdigest()[:8]
+
+
+def _line(**values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+class BrowserRules:
+    """What the page may do in a browser: nothing but its own files and its own server."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def ruled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = (
+                    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+                )
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "same-origin"
+                headers.setdefault("Cache-Control", "no-cache")
+            await send(message)
+
+        await self.app(scope, receive, ruled)

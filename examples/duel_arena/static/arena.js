@@ -1,0 +1,439 @@
+// The page's side of the arena. Whatever a person typed reaches the page as text, never as markup.
+
+const $ = (id) => document.getElementById(id);
+const corners = ["red", "blue"];
+const MAX_REQUESTS = 5;
+const PANEL_EVERY = 10_000;
+
+let state = null; // What GET /api/arena says: player, score, duels, topics, contenders.
+let current = null; // The duel on stage.
+let busy = false;
+let stream = null; // What stops the duel that is being spoken.
+let alertIsThePanels = false;
+
+/* Talking to the server. */
+
+class Trouble extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(method, path, body, { label = path, signal } = {}) {
+  const options = { method, headers: {}, cache: "no-store", signal };
+  if (method === "POST") {
+    options.headers["Content-Type"] = "application/json";
+    options.body = JSON.stringify(body ?? {});
+  }
+  let response;
+  try {
+    response = await fetch(`/api${path}`, options);
+  } catch {
+    throw new Trouble(0, "The arena does not answer.");
+  }
+  note(method, `/api${path}`, label, response.headers.get("X-DynamoDB-Calls"), response.status);
+  if (response.ok) return response;
+  const said = await response.json().catch(() => ({}));
+  throw new Trouble(response.status, said.error ?? `The arena answered ${response.status}.`);
+}
+
+const get = async (path) => (await ask("GET", path)).json();
+const post = async (path, body, options) => (await ask("POST", path, body, options)).json();
+
+// Runs what a person asked for; if it cannot be done now, offers to do it again.
+async function attempt(action, { field } = {}) {
+  if (busy) return;
+  setBusy(true);
+  try {
+    await action();
+    hideAlert();
+  } catch (trouble) {
+    await explain(trouble, () => attempt(action, { field }), field);
+  } finally {
+    setBusy(false);
+  }
+  await showPanel();
+}
+
+async function explain(trouble, again, field) {
+  if (!(trouble instanceof Trouble)) throw trouble;
+  if (field && trouble.status === 422) {
+    complain(field, trouble.message);
+  } else if (trouble.status === 401 && state?.player) {
+    await load();
+    showAlert("Your session has ended.", "Sign in again to go on.", null);
+  } else if (trouble.status === 503) {
+    showAlert("The session store is out of reach.", "Nothing is lost and nobody is signed out: what is stored stays stored.", again);
+  } else if (trouble.status === 0) {
+    showAlert("The arena does not answer.", "Is the server running? Your session is not in it, so it can be restarted.", again);
+  } else {
+    showAlert("That did not work.", trouble.message, again);
+  }
+}
+
+function showAlert(title, text, again) {
+  $("alert-title").textContent = title;
+  $("alert-text").textContent = text;
+  $("retry").hidden = !again;
+  $("retry").onclick = again;
+  $("alert").hidden = false;
+  if (state) return;
+  document.body.dataset.phase = "closed";
+  $("closed").hidden = false;
+}
+
+function hideAlert() {
+  $("alert").hidden = true;
+  alertIsThePanels = false;
+}
+
+function complain(field, message) {
+  const input = $(field);
+  input.setAttribute("aria-invalid", "true");
+  $(`${field}-error`).textContent = message;
+  setTimeout(() => input.focus());
+}
+
+function forgive(field) {
+  $(field).removeAttribute("aria-invalid");
+  $(`${field}-error`).textContent = "";
+}
+
+function setBusy(value) {
+  busy = value;
+  for (const button of document.querySelectorAll("button")) button.disabled = value;
+  // The answers belong to the id under which they were asked for: no new one until they are saved.
+  $("new-id").disabled ||= document.body.dataset.phase === "speaking";
+}
+
+/* What is on stage. */
+
+async function load() {
+  state = await get("/arena");
+  const latest = state.duels[0];
+  // A duel that was begun and never heard, or heard and never judged, comes back to the stage.
+  show(state.player && latest && !latest.vote ? latest : null);
+}
+
+function show(duel) {
+  stream?.abort();
+  stream = null;
+  current = duel;
+  const phase = !state.player ? "out" : !duel ? "picking" : duel.vote ? "voted" : duel.answers ? "voting" : "waiting";
+  for (const corner of corners) {
+    $(`${corner}-motto`).textContent = state.contenders[corner].motto;
+    $(`${corner}-speech`).textContent = duel?.answers?.[corner] ?? "";
+  }
+  $("who").hidden = !state.player;
+  $("player").textContent = state.player ?? "";
+  $("asked").textContent = duel?.question ?? "";
+  showTopics();
+  enter(phase);
+}
+
+function enter(phase) {
+  document.body.dataset.phase = phase;
+  const isDuel = ["waiting", "speaking", "voting", "voted"].includes(phase);
+  $("closed").hidden = true;
+  $("entrance").hidden = phase !== "out";
+  $("picker").hidden = phase !== "picking";
+  $("duel").hidden = !isDuel;
+  $("hear").hidden = phase !== "waiting";
+  $("next").hidden = !["waiting", "voting", "voted"].includes(phase);
+  $("actions").hidden = !isDuel;
+  $("new-id").disabled = busy || phase === "speaking";
+  $("next").classList.toggle("bright", phase === "voted");
+  for (const corner of corners) {
+    const card = $(corner);
+    card.classList.toggle("speaking", phase === "speaking");
+    card.classList.toggle("winner", phase === "voted" && current.vote === corner);
+    card.classList.toggle("loser", phase === "voted" && current.vote !== corner);
+    card.querySelector(".vote").hidden = phase !== "voting";
+    $(`${corner}-verdict`).hidden = !(phase === "voted" && current.vote === corner);
+    $(`${corner}-speech`).setAttribute("aria-busy", String(phase === "speaking"));
+    $(`${corner}-score`).textContent = state.score?.[corner] ?? 0;
+  }
+  $("status").textContent = {
+    waiting: "The contenders are waiting for your sign.",
+    speaking: "Both are speaking, and neither is listening.",
+    voting: "They have spoken. Who said it better?",
+    voted: `You sided with ${state.contenders[current?.vote]?.name}.`,
+  }[phase] ?? "";
+  showHistory();
+}
+
+function showTopics() {
+  $("topics").replaceChildren(
+    ...state.topics.map(({ id, question }) => {
+      const button = element("button", "button", question);
+      button.type = "button";
+      button.onclick = () => attempt(() => start({ topic: id }));
+      const item = document.createElement("li");
+      item.append(button);
+      return item;
+    }),
+  );
+}
+
+function showHistory() {
+  const past = (state.duels ?? []).filter((duel) => duel.id !== current?.id);
+  $("history").hidden = !state.player;
+  $("no-duels").hidden = past.length > 0 || current !== null;
+  $("history-title").hidden = past.length === 0 && current !== null;
+  $("duels").replaceChildren(...past.map(remembered));
+}
+
+function remembered(duel) {
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  const outcome = duel.vote ? state.contenders[duel.vote].name : duel.answers ? "No verdict" : "Not heard";
+  const asked = element("span", "asked", duel.question);
+  asked.dir = "auto";
+  summary.append(element("span", `outcome ${duel.vote ?? ""}`, outcome), asked);
+  details.append(summary);
+  if (duel.answers) {
+    const said = element("div", "said");
+    for (const corner of corners) {
+      const block = element("div", corner);
+      block.append(element("strong", "", state.contenders[corner].name), duel.answers[corner]);
+      said.append(block);
+    }
+    details.append(said);
+  }
+  if (!duel.vote) {
+    const row = element("div", "unsaid");
+    const button = element("button", "button small", duel.answers ? "Give your verdict" : "Hear them out");
+    button.type = "button";
+    button.onclick = () => {
+      if (busy) return;
+      show(duel);
+      $("asked").focus();
+      scrollTo({ top: 0, behavior: "smooth" });
+    };
+    row.append(button);
+    details.append(row);
+  }
+  const item = document.createElement("li");
+  item.append(details);
+  return item;
+}
+
+/* A duel. */
+
+async function start(what) {
+  const duel = await post("/duels", what);
+  state.duels.unshift(duel);
+  state.duels.length = Math.min(state.duels.length, state.limits.duels);
+  $("question").value = "";
+  forgive("question");
+  show(duel);
+  hear(duel);
+}
+
+// Shows the words as they come. Nobody waits for the end of it: one may well leave in the middle.
+async function hear(duel) {
+  const mine = new AbortController();
+  stream = mine;
+  for (const corner of corners) $(`${corner}-speech`).replaceChildren();
+  enter("speaking");
+  $("asked").focus({ preventScroll: true });
+  try {
+    const response = await ask("POST", `/duels/${duel.id}/answers`, {}, { label: "/duels/…/answers", signal: mine.signal });
+    hideAlert();
+    let ended = false;
+    for await (const said of lines(response.body)) {
+      if (said.end) ended = true;
+      else $(`${said.corner}-speech`).append(element("span", "", said.word), " ");
+    }
+    if (!ended) throw new Trouble(0, "");
+    await keep(duel, mine.signal);
+  } catch (trouble) {
+    if (mine.signal.aborted) return;
+    enter("waiting");
+    await explain(trouble instanceof Trouble ? trouble : new Trouble(0, ""), () => hear(duel));
+  }
+  await showPanel();
+}
+
+// The answers are saved when the stream has ended, a moment after its last word: look until they are there.
+async function keep(duel, signal) {
+  for (const pause of [60, 250, 700, 1500]) {
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    if (signal.aborted) return;
+    const now = await get("/arena");
+    if (signal.aborted) return;
+    if (!now.player) throw new Trouble(401, "");
+    state = now;
+    const kept = state.duels.find(({ id }) => id === duel.id);
+    if (kept?.answers) {
+      current = kept;
+      enter(kept.vote ? "voted" : "voting");
+      return;
+    }
+  }
+  throw new Trouble(500, "They spoke, but their answers were not kept.");
+}
+
+async function* lines(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const complete = (rest + value).split("\n");
+    rest = complete.pop();
+    yield* complete.map((line) => JSON.parse(line));
+  }
+}
+
+async function vote(corner) {
+  const answer = await post(`/duels/${current.id}/vote`, { corner }, { label: "/duels/…/vote" });
+  state.score = answer.score;
+  state.duels = state.duels.map((duel) => (duel.id === answer.duel.id ? answer.duel : duel));
+  current = answer.duel;
+  enter("voted");
+  const score = $(`${corner}-score`).parentElement;
+  score.classList.remove("bumped");
+  requestAnimationFrame(() => score.classList.add("bumped"));
+}
+
+/* Behind the curtain. */
+
+const requests = [];
+let polls = 0;
+let left = null; // Seconds to expiry, counted down between polls.
+
+function note(method, path, label, calls, status) {
+  const operations = calls === null ? null : calls.split(", ").filter(Boolean);
+  if (path === "/api/panel") {
+    polls += 1;
+    const what = operations?.length ? operations.join(", ") : "no call";
+    $("own-poll").textContent = `This panel itself: ${what}, asked ${polls === 1 ? "once" : `${polls} times`}.`;
+    return;
+  }
+  requests.unshift({ method, path, label, operations, status, late: [], at: Date.now() / 1000 });
+  requests.length = Math.min(requests.length, MAX_REQUESTS);
+  showRequests();
+}
+
+function showRequests() {
+  $("no-requests").hidden = requests.length > 0;
+  $("requests").replaceChildren(
+    ...requests.map(({ method, label, operations, status, late }) => {
+      const item = document.createElement("li");
+      const failed = status >= 400 ? `, ${status}` : "";
+      item.append(element("span", "request", `${method} ${label}${failed}`));
+      const chips = element("span", "chips");
+      for (const operation of operations ?? []) chips.append(element("span", "chip", operation));
+      if (!operations?.length) chips.append(element("span", "chip none", "no call"));
+      for (const operation of late) {
+        const chip = element("span", "chip late", operation);
+        chip.append(element("span", "hidden", " after the headers"));
+        chips.append(chip);
+      }
+      item.append(chips);
+      return item;
+    }),
+  );
+}
+
+async function showPanel() {
+  let panel;
+  try {
+    panel = await get("/panel");
+  } catch (trouble) {
+    $("lamp").className = "lamp away";
+    $("mode").textContent = trouble.status === 503 ? "DynamoDB is out of reach" : "No answer";
+    $("reason").textContent = trouble.status === 503 ? "Requests are refused until it is back" : "";
+    if ($("alert").hidden) {
+      await explain(trouble, () => attempt(state ? () => get("/panel") : load));
+      alertIsThePanels = true;
+    }
+    return;
+  }
+  if (alertIsThePanels) hideAlert();
+  $("lamp").className = `lamp ${panel.mode}`;
+  $("mode").textContent = panel.mode === "dynamodb" ? "DynamoDB" : "Memory";
+  $("reason").textContent = panel.reason;
+  $("fingerprint").textContent = panel.session ?? "none";
+  $("size").textContent = panel.session ? `${panel.size.toLocaleString("en")} bytes` : "–";
+  left = panel.expires_in;
+  showExpiry();
+  for (const { path, operations, at } of panel.late) {
+    const request = requests.find((one) => path.endsWith(one.path) || one.path.endsWith(path));
+    if (request && at >= request.at - 1) request.late = operations;
+  }
+  showRequests();
+  if (state && Boolean(state.player) !== panel.signed_in && !busy) await load().catch(() => {});
+  if (!state && !busy) await attempt(load);
+}
+
+function showExpiry() {
+  const shown = left === null ? "–" : `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
+  $("expires").textContent = shown;
+  $("lifetime").value = left ?? 0;
+}
+
+function element(tag, classes, text) {
+  const made = document.createElement(tag);
+  if (classes) made.className = classes;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+/* What a person can do. */
+
+$("sign-in").onsubmit = (event) => {
+  event.preventDefault();
+  attempt(
+    async () => {
+      state = await post("/sign-in", { name: $("name").value });
+      forgive("name");
+      show(null);
+      $("picker").querySelector("h1").focus();
+    },
+    { field: "name" },
+  );
+};
+
+$("own").onsubmit = (event) => {
+  event.preventDefault();
+  attempt(() => start({ question: $("question").value }), { field: "question" });
+};
+
+for (const field of ["name", "question"]) $(field).oninput = () => forgive(field);
+for (const button of document.querySelectorAll(".vote")) {
+  button.onclick = () => attempt(() => vote(button.dataset.corner).then(() => $("next").focus({ preventScroll: true })));
+}
+
+$("hear").onclick = () => hear(current);
+$("next").onclick = () => {
+  show(null);
+  $("picker").querySelector("h1").focus();
+  scrollTo({ top: 0, behavior: "smooth" });
+};
+$("new-id").onclick = () =>
+  attempt(async () => {
+    state = await post("/new-id");
+  });
+$("sign-out").onclick = () =>
+  attempt(async () => {
+    state = await post("/sign-out");
+    show(null);
+    $("name").value = "";
+    $("name").focus();
+  });
+
+setInterval(() => {
+  if (left !== null && left > 0) left -= 1;
+  showExpiry();
+}, 1000);
+setInterval(() => {
+  if (!document.hidden) showPanel();
+}, PANEL_EVERY);
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) showPanel();
+});
+
+attempt(load);
