@@ -1,0 +1,34 @@
+"""The visits of `examples/minimal.py`, on Lambda: the function's handler is `app.handler`.
+
+Behind an API Gateway (REST or HTTP), an Application Load Balancer or a function URL alike. The environment is the
+package's: SESSION_SECRET_KEY must be set, SESSION_TABLE_NAME is "sessions" by default; the region is Lambda's own.
+"""
+
+import os
+
+from mangum import Mangum
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore
+
+# At import, so that the client, its connection and its first call belong to Lambda's INIT phase, not to a visitor.
+store = DynamoDBStore(
+    os.environ.get("SESSION_TABLE_NAME", "sessions"), endpoint_url=os.environ.get("DYNAMODB_ENDPOINT_URL") or None
+)
+store.probe()
+
+
+def visits(request: Request) -> PlainTextResponse:
+    request.session["visits"] = request.session.get("visits", 0) + 1
+    return PlainTextResponse(f"You have been here {request.session['visits']} times.")
+
+
+app = Starlette(routes=[Route("/", visits)])
+# Without DynamoDB the function still answers, but each of its instances then knows only the sessions it made itself,
+# and says so as an ERROR in its log. Where that is worse than no answer: fallback="error".
+app.add_middleware(DynamoDBSessionMiddleware, session_cookie="session_id", max_age=7200, store=store)
+
+handler = Mangum(app)

@@ -1,0 +1,117 @@
+"""The examples run as they stand."""
+
+import importlib.util
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+
+from dynamodb_sessions import table
+from tests.conftest import KEY
+from tests.test_mangum import count_probes, http_api, invoke, new_event_loop
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Return a function that imports an example anew, with the key that its user has to set."""
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+
+    def load(path: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location("example", EXAMPLES / path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def in_dynamodb(monkeypatch: pytest.MonkeyPatch, moto_url: str, dynamodb: Any, table_name: str) -> None:
+    table.create(dynamodb, table_name)
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", "true")
+    monkeypatch.setenv("SESSION_TABLE_NAME", table_name)
+    monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", moto_url)
+
+
+async def visit(app: Any, times: int, cookie: str = "") -> tuple[list[str], str]:
+    """Return what the app answers, and the cookie it leaves."""
+    answers = []
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://testserver") as client:
+        for _ in range(times):
+            response = await client.get("/", headers={"cookie": cookie} if cookie else {})
+            answers.append(response.raise_for_status().text)
+            cookie = response.headers["set-cookie"].partition(";")[0]
+    return answers, cookie
+
+
+def texts(*counts: int) -> list[str]:
+    return [f"You have been here {count} times." for count in counts]
+
+
+@pytest.mark.anyio
+async def test_minimal_counts_visits_in_memory(load: Load) -> None:
+    answers, _ = await visit(load("minimal.py").app, 3)
+    assert texts(1, 2, 3) == answers
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("in_dynamodb")
+@pytest.mark.parametrize("example", ["minimal.py", "lambda_app/app.py"])
+async def test_what_is_in_dynamodb_survives_the_process(load: Load, example: str) -> None:
+    answers, cookie = await visit(load(example).app, 2)
+    assert texts(1, 2) == answers
+    answers, _ = await visit(load(example).app, 2, cookie)
+    assert texts(3, 4) == answers
+
+
+@pytest.mark.usefixtures("in_dynamodb")
+def test_the_lambda_function_is_ready_when_it_is_imported(load: Load) -> None:
+    """Its client is built and its first call made in the INIT phase; an invocation makes none of its own."""
+    with new_event_loop():
+        module = load("lambda_app/app.py")
+    assert module.store.mode_reason == "the table answers"
+    probes = count_probes(module.store)
+    assert texts(1, 2, 3) == [answer["body"] for answer in invocations(module, 3)]
+    assert probes == []
+
+
+def test_the_lambda_function_answers_without_dynamodb(
+    load: Load, monkeypatch: pytest.MonkeyPatch, moto_url: str, table_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the memory of its instance, which it calls an error."""
+    monkeypatch.setenv("SESSION_TABLE_NAME", table_name)
+    monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", moto_url)
+    with new_event_loop():
+        module = load("lambda_app/app.py")
+    assert module.store.mode == "memory"
+    assert texts(1, 2) == [answer["body"] for answer in invocations(module, 2)]
+    (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "create the table" in error.getMessage()
+
+
+def invocations(module: ModuleType, count: int) -> Iterator[dict[str, Any]]:
+    cookies: list[str] = []
+    for _ in range(count):
+        response = invoke(module.handler, http_api("GET", "/", cookies, ""))
+        cookies = [cookie.partition(";")[0] for cookie in response["cookies"]]
+        yield response
+
+
+def test_the_lambda_functions_requirements_bring_all_it_imports() -> None:
+    """Each is named, or comes with this package."""
+    folder = EXAMPLES / "lambda_app"
+    imported = set(re.findall(r"^(?:from|import) (\w+)", (folder / "app.py").read_text(), re.MULTILINE))
+    named = {name.replace("-", "_") for name in (folder / "requirements.txt").read_text().split()}
+    assert imported - sys.stdlib_module_names == named | {"starlette"}

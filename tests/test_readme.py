@@ -1,0 +1,113 @@
+"""What the README says is so: its blocks run, its commands parse, its tables leave nothing out."""
+
+import ast
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamodb_sessions import DynamoDBSessionMiddleware, settings, table
+from tests.conftest import KEY
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+DEMO = 'python3 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/python -m examples.duel_arena'
+TESTS = 'python3 -m venv .venv && .venv/bin/pip install -e ".[dev]" && .venv/bin/python -m pytest'
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, and the README's line before its first."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks() -> list[Block]:
+    fences = re.finditer(r"^```([^\n]*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [Block(fence[1], fence[2], README.count("\n", 0, fence.start(2))) for fence in fences]
+
+
+def of(*languages: str) -> pytest.MarkDecorator:
+    found = [block for block in blocks() if block.language in languages]
+    return pytest.mark.parametrize("block", found, ids=[f"line-{block.line}" for block in found])
+
+
+def named_in_tables() -> set[str]:
+    """Every word of code in the first cell of a table's row."""
+    return {word for cell in re.findall(r"^\|([^|]*)\|", README, re.MULTILINE) for word in re.findall(r"`(\w+)`", cell)}
+
+
+def test_every_block_says_what_it_is() -> None:
+    """Else it would be left out of these tests. Terraform's own try the hcl."""
+    assert README.count("\n```") == 2 * len(blocks())
+    assert {block.language for block in blocks()} <= {"python", "bash", "console", "hcl", "text"}
+    assert {"python", "bash", "hcl"} <= {block.language for block in blocks()}
+
+
+@pytest.fixture
+def _readers_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moto_url: str, dynamodb: Any) -> Iterator[None]:
+    """A directory and a DynamoDB with nothing in them but the table `sessions`, and a key in the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", moto_url)
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+    monkeypatch.chdir(tmp_path)
+    table.create(dynamodb, "sessions")
+    yield
+    dynamodb.delete_table(TableName="sessions")
+
+
+@of("python")
+@pytest.mark.usefixtures("_readers_machine")
+def test_python_runs(block: Block) -> None:
+    """Each block by itself."""
+    # An error is to name the README's own line.
+    code = compile("\n" * block.line + block.text, PROJECT / "README.md", "exec")
+    exec(code, {"__name__": "readme"})
+
+
+def test_the_first_python_block_is_the_minimal_example() -> None:
+    first = next(block.text for block in blocks() if block.language == "python")
+    assert (PROJECT / "examples" / "minimal.py").read_text() == first
+
+
+@of("bash", "console")
+def test_commands_parse(block: Block) -> None:
+    commands = block.text
+    if block.language == "console":
+        commands = "\n".join(line[2:] for line in block.text.splitlines() if line.startswith("$ "))
+    assert commands.strip()
+    checked = subprocess.run(["bash", "-n"], input=commands, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", [DEMO, TESTS], ids=["demo", "tests"])
+def test_one_command_sets_it_up(command: str) -> None:
+    assert f"{command}\n" in [block.text for block in blocks() if block.language == "bash"]
+
+
+def test_the_tables_name_every_parameter_of_the_middleware() -> None:
+    parameters = set(inspect.signature(DynamoDBSessionMiddleware).parameters) - {"app"}
+    assert parameters - named_in_tables() == set()
+
+
+def test_the_tables_name_every_variable_that_is_read() -> None:
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(settings))) if isinstance(node, ast.Call)]
+    read = {
+        node.args[0].value
+        for node in calls
+        if isinstance(node.func, ast.Name) and node.func.id == "_environment" and isinstance(node.args[0], ast.Constant)
+    }
+    assert "SESSION_SECRET_KEY" in read
+    assert read - named_in_tables() == set()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
+def test_its_links_lead_somewhere(target: str) -> None:
+    assert (PROJECT / target).exists()
