@@ -1,11 +1,14 @@
 """What is DynamoDB's own: the item, older items, broken items, errors, lost replies, stale reads."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import anyio
 import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -381,6 +384,48 @@ async def test_a_call_ends_by_its_deadline(client: Any, table_name: str) -> None
     with pytest.raises(StoreUnavailable, match=r"within 0\.2 s"):
         await store.load(new_id(), now=NOW)
     assert time.monotonic() - before < 1
+
+
+@pytest.mark.parametrize("engine", ["local"])
+def test_after_a_fork_each_process_reads_its_own_answers(store: DynamoDBStore) -> None:
+    """The store is probed before the fork, as a pre-forking server does, which leaves a warm connection behind."""
+    names = [new_id(), new_id()]
+    for number, name in enumerate(names):
+        anyio.run(partial(store.create, replace(a_record({"n": str(number)}), id=name), now=NOW))
+    assert store.probe()
+
+    def reads(number: int) -> bool:
+        async def read() -> bool:
+            for _ in range(100):
+                record = await store.load(names[number], now=NOW)
+                if record is None or record.data != {"n": str(number)}:
+                    return False
+            return True
+
+        return anyio.run(read)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if reads(0) else 1)
+        finally:
+            os._exit(2)
+    right = reads(1)
+    _, status = os.waitpid(child, 0)
+    assert right
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+async def test_an_answer_about_another_session_is_no_answer(store: DynamoDBStore) -> None:
+    record = a_record()
+    await store.create(record, now=NOW)
+
+    def mix_up(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["Item"]["session_id"] = {"S": new_id()}
+
+    store.client.meta.events.register("after-call.dynamodb.GetItem", mix_up)
+    with pytest.raises(StoreUnavailable, match="another session"):
+        await store.load(record.id, now=NOW)
 
 
 async def test_a_client_of_ones_own_is_used_as_it_is(client: Any, table_name: str) -> None:

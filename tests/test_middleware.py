@@ -673,7 +673,7 @@ async def test_what_changes_after_the_response_started_is_saved_at_its_end(count
     app = an_app(counting, by_path(put=put(said=[]), stream=stream_and_append, look=look))
     *_, last = await visit(app, "put", "stream", "look")
     assert last.json() == {"said": ["a"], "background": True}
-    assert counting.calls == ["create", "load", "update", "load"]
+    assert counting.calls == ["create", "load", "update", "update", "load"]
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -789,6 +789,66 @@ async def test_a_save_is_finished_though_the_client_is_gone(store: SessionStore)
         with anyio.fail_after(10):
             await app(scope, receive, send)
         assert (await client.get("/look", headers={"cookie": cookie})).json() == {"a": 1, "heard": 1}
+
+
+async def test_a_late_save_is_finished_though_the_request_is_cancelled(store: SessionStore) -> None:
+    """As an outer middleware does whose client hangs up."""
+
+    async def late(request: Request) -> Response:
+        async def words() -> AsyncIterator[str]:
+            request.session["late"] = 1
+            while True:
+                yield "word "
+                await anyio.sleep(0.01)
+
+        return StreamingResponse(words())
+
+    inner = an_app(store, by_path(put=put(a=1), late=late, look=look))
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        with anyio.CancelScope() as cancelled:
+
+            async def cancelling(message: Message) -> None:
+                await send(message)
+                if message.get("body") and scope["path"] == "/late":
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    cancelled.cancel()
+
+            await inner(scope, receive, cancelling)
+
+    async with browser(outer) as client:
+        await client.get("/put")
+        await client.get("/late")
+        last = await client.get("/look")
+    assert last.json() == {"a": 1, "late": 1}
+
+
+async def test_what_a_stream_has_changed_is_stored_before_its_end_is_sent(counting: Counting) -> None:
+    """So that the next request of the same browser sees it."""
+
+    async def stream_and_append(request: Request) -> Response:
+        async def words() -> AsyncIterator[str]:
+            yield "a"
+            request.session["said"] = "a"
+
+        return StreamingResponse(words())
+
+    inner = an_app(counting, by_path(put=put(a=1), stream=stream_and_append))
+    calls_at_the_end: list[list[str]] = []
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def watching(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                calls_at_the_end.append(list(counting.calls))
+            await send(message)
+
+        await inner(scope, receive, watching)
+
+    async with browser(outer) as client:
+        await client.get("/put")
+        await client.get("/stream")
+    assert calls_at_the_end == [["create"], ["create", "load", "update"]]
+    assert counting.calls == ["create", "load", "update"]
 
 
 async def test_no_log_line_names_an_id_or_a_key(store: SessionStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -83,6 +83,8 @@ class Boto3Door:
         self._region_name = region_name
         self._endpoint_url = endpoint_url
         self._client = client
+        self._is_ours = client is None
+        self._pid = os.getpid()
         self._lock = Lock()
         if client is not None:
             discretion.install()
@@ -95,8 +97,11 @@ class Boto3Door:
     def client(self) -> Any:
         """The boto3 client. Raises ConfigurationError if none can be built."""
         with self._lock:
+            if self._is_ours and self._pid != os.getpid():
+                # After a fork the connections are the parent's, and so may be the answers that come out of them.
+                self._client = None
             if self._client is None:
-                self._client = self._build()
+                self._client, self._pid = self._build(), os.getpid()
             return self._client
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:

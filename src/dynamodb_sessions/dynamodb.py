@@ -38,11 +38,12 @@ _LIVE = "attribute_exists(#id) AND #t > :now"
 class DynamoDBStore:
     """Keeps sessions in a DynamoDB table.
 
-    `client` is any boto3-compatible DynamoDB client; without one, it is built at once from `region_name` and
-    `endpoint_url` or boto3's own configuration. `timeout` is the deadline of a call in seconds. With
-    `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen.
-    `create_table=True` creates the table on first use, for development. Raises ConfigurationError for a table name
-    that is none, or a timeout that is not positive; anything else that is wrong shows at the first call, or `probe`.
+    `client` is any boto3-compatible DynamoDB client, made after the last fork; without one, it is built at once from
+    `region_name` and `endpoint_url` or boto3's own configuration, and again in a forked process. `timeout` is the
+    deadline of an operation in seconds. With `consistent_read=False` reads cost half and are repeated only when they
+    miss something the client has seen. `create_table=True` creates the table on first use, for development. Raises
+    ConfigurationError for a table name that is none, or a timeout that is not positive; anything else that is wrong
+    shows at the first call, or `probe`.
     """
 
     def __init__(

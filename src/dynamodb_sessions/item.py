@@ -8,7 +8,7 @@ version 0, and rewritten as a map by its next change.
 from typing import Any
 
 from dynamodb_sessions.codec import decode, encode_items
-from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
+from dynamodb_sessions.exceptions import CorruptRecord, StoreUnavailable, UnserializableValue
 from dynamodb_sessions.store import Record
 from dynamodb_sessions.table import KEY, TTL
 
@@ -40,7 +40,10 @@ def from_record(record: Record) -> dict[str, Any]:
 
 
 def to_record(session_id: str, item: dict[str, Any]) -> Record:
-    """Return what an item says. Raises CorruptRecord if it is not a session."""
+    """Return what an item says. Raises CorruptRecord if it is not a session, StoreUnavailable if it is another one."""
+    if item.get(KEY) != {"S": session_id}:
+        # A client that is shared across a fork reads its parent's answers.
+        raise StoreUnavailable("DynamoDB's client answered with another session: is it shared with a forked process?")
     try:
         stored = item["user_data"]
         if "M" in stored:

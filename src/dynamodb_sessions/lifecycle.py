@@ -190,29 +190,28 @@ async def load(store: SessionStore, session_id: str, lifetimes: Lifetimes, *, mi
 async def commit(store: SessionStore, session: Session, action: Action) -> bool:  # noqa: C901 - a table
     """Make the action's store call and settle the session. False, with one line in the log, if it was gone.
 
-    It is shielded: a client that goes away does not cut a save in half. The store's own deadline ends it.
+    Its caller sees to it that there is one at a time, and that it is not cancelled.
     """
     now, asked = clock(), session.asked
     held: Record | None = None
     stored: Record | None = None
-    with anyio.CancelScope(shield=True):
-        match action:
-            case Nothing():
-                return True
-            case Delete(session_id):
-                await store.delete(session_id)
-            case Empty(record, changes):
-                if not await store.delete(record.id, version=record.version):
-                    held, stored = changes.apply(record), await store.update(record, changes, now=now)
-            case Create(record, replaces):
-                held, stored = record, record
-                # That a fresh id is taken can only mean that our own first attempt took it and its reply was lost.
-                if not await store.create(record, now=now, replaces=replaces) and session.fixed_id is not None:
-                    stored = await _join(store, record, now)
-            case Update(record, changes) | Touch(record, changes):
+    match action:
+        case Nothing():
+            return True
+        case Delete(session_id):
+            await store.delete(session_id)
+        case Empty(record, changes):
+            if not await store.delete(record.id, version=record.version):
                 held, stored = changes.apply(record), await store.update(record, changes, now=now)
-            case Rotate(record, new_id, changes):
-                held, stored = changes.apply(record), await store.rotate(record, new_id, changes, now=now)
+        case Create(record, replaces):
+            held, stored = record, record
+            # That a fresh id is taken can only mean that our own first attempt took it and its reply was lost.
+            if not await store.create(record, now=now, replaces=replaces) and session.fixed_id is not None:
+                stored = await _join(store, record, now)
+        case Update(record, changes) | Touch(record, changes):
+            held, stored = changes.apply(record), await store.update(record, changes, now=now)
+        case Rotate(record, new_id, changes):
+            held, stored = changes.apply(record), await store.rotate(record, new_id, changes, now=now)
     if held is None:
         session.settle(None, asked=asked)
         return True
@@ -256,8 +255,10 @@ async def open_session(
     one_at_a_time = anyio.Lock()
 
     async def save() -> bool:
-        async with one_at_a_time:
-            return await commit(store, session, decide(session, lifetimes, clock()))
+        with anyio.CancelScope(shield=True):
+            async with one_at_a_time:
+                kept = await commit(store, session, decide(session, lifetimes, clock()))
+        return kept
 
     session.on_save(save)
     yield session

@@ -146,6 +146,7 @@ class _Exchange:
         """Whether the app's response says that it failed."""
         self._refused = False
         """Whether the client was told to come back later: whatever the app still says is not passed on."""
+        self._streaming = False
         self._disconnected = False
         self._one_at_a_time = anyio.Lock()
 
@@ -162,7 +163,8 @@ class _Exchange:
         try:
             await self._app(self._scope, self._watch, self._respond)
         except BaseException as error:
-            await self._finish(failed=self._failed or not self._disconnected)
+            gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
+            await self._finish(failed=self._failed or not gone)
             if not isinstance(error, StoreUnavailable) or self._session.late:
                 raise
             await self._refuse("saved", error)
@@ -207,6 +209,11 @@ class _Exchange:
             self._session.late = True
             if message["type"] != "websocket.close":
                 self._add_headers(message)
+        elif message.get("more_body"):
+            self._streaming = True
+        elif self._streaming and message["type"] == "http.response.body":
+            # Before the end of the stream, so that the same browser's next request sees what it has changed.
+            await self._finish(failed=self._failed)
         try:
             await self._send(message)
         except OSError:
@@ -228,10 +235,13 @@ class _Exchange:
     async def _commit(self, *, failed: bool) -> bool:
         """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
 
-        One at a time: each must see what the one before has stored.
+        One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
+        cut a save in half; the store's own deadline ends it.
         """
-        async with self._one_at_a_time:
-            return await self._commit_alone(failed=failed)
+        with anyio.CancelScope(shield=True):
+            async with self._one_at_a_time:
+                kept = await self._commit_alone(failed=failed)
+        return kept
 
     async def _commit_alone(self, *, failed: bool) -> bool:
         session = self._session
