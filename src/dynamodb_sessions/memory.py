@@ -21,8 +21,9 @@ class MemoryStore:
     mode_reason = "sessions are kept in this process and end with it"
 
     def __init__(self, *, max_sessions: int = 10_000, max_bytes: int = 64 * 1024 * 1024) -> None:
-        if max_sessions < 1 or max_bytes < 1:
-            raise ConfigurationError("max_sessions and max_bytes must be at least 1")
+        for name, value in (("max_sessions", max_sessions), ("max_bytes", max_bytes)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name}={value!r} must be a whole number, at least 1")
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._records: OrderedDict[str, Record] = OrderedDict()
