@@ -327,13 +327,13 @@ async def test_a_logout_that_meets_the_healing_counts(
     """Memory was chosen, and while the session is ended there, the other thread switches to the primary."""
     record = a_record()
     await fallback.create(record, now=NOW)
-    remember = fallback._remember_logout
+    remember = fallback._remember
 
-    def heal_first(session_id: str) -> bool:
+    def heal_first(logout: Any) -> bool:
         fallback._initialised = True
-        return remember(session_id)
+        return remember(logout)
 
-    monkeypatch.setattr(fallback, "_remember_logout", heal_first)
+    monkeypatch.setattr(fallback, "_remember", heal_first)
     if replacing:
         await fallback.create(a_record(), now=NOW, replaces=record.id)
     else:

@@ -1,6 +1,7 @@
 """Server-side sessions for Starlette, FastAPI and any ASGI app, kept in DynamoDB."""
 
 from dynamodb_sessions.dynamodb import DynamoDBStore as DynamoDBStore
+from dynamodb_sessions.events import SessionEvent as SessionEvent
 from dynamodb_sessions.exceptions import ConfigurationError as ConfigurationError
 from dynamodb_sessions.exceptions import CorruptRecord as CorruptRecord
 from dynamodb_sessions.exceptions import SessionError as SessionError
@@ -12,15 +13,20 @@ from dynamodb_sessions.memory import MemoryStore as MemoryStore
 from dynamodb_sessions.middleware import DynamoDBSessionMiddleware as DynamoDBSessionMiddleware
 from dynamodb_sessions.middleware import session_middleware as session_middleware
 from dynamodb_sessions.session import Session as Session
+from dynamodb_sessions.store import Health as Health
+from dynamodb_sessions.store import Record as Record
 
 __all__ = [
     "ConfigurationError",
     "CorruptRecord",
     "DynamoDBSessionMiddleware",
     "DynamoDBStore",
+    "Health",
     "MemoryStore",
+    "Record",
     "Session",
     "SessionError",
+    "SessionEvent",
     "SessionTooLarge",
     "StoreUnavailable",
     "UnserializableValue",

@@ -27,7 +27,9 @@ _limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("
 
 _FIXES = {
     "ResourceNotFoundException": "create the table, or correct its name or region",
-    "AccessDeniedException": "allow the role GetItem, PutItem, UpdateItem and DeleteItem on the table",
+    "AccessDeniedException": (
+        "allow the role GetItem, PutItem, UpdateItem and DeleteItem on the table, and Query on its index owner-index"
+    ),
     "UnrecognizedClientException": "the credentials are not valid here",
     "InvalidSignatureException": "the credentials are not valid here",
     "IncompleteSignatureException": "the credentials are not valid here",
@@ -184,6 +186,8 @@ def _translate_response(response: Any) -> SessionError:
     if any("size" in text.lower() and "exceeded" in text.lower() for text in (message, *_messages(reasons))):
         return ItemTooLarge("the item is larger than DynamoDB takes")
     said = f"DynamoDB said {code or 'nothing it can name'}"
+    if "specified index" in message:
+        return ConfigurationError(f"{said}: the table has no index owner-index, which finds the sessions of an owner")
     if code in _FIXES:
         return ConfigurationError(f"{said}: {_FIXES[code]}")
     return StoreUnavailable(said)

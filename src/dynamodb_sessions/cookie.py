@@ -7,7 +7,7 @@ carries no time. Attributes follow RFC 6265bis; see OWASP's Session Management C
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from itsdangerous import Signer
@@ -49,8 +49,7 @@ class SessionCookie:
         domain: str | None,
         partitioned: bool,
     ) -> None:
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise ConfigurationError(f"session_cookie={name!r} is not a valid cookie name")
+        check_name("session_cookie", name)
         if same_site not in _SAME_SITE:
             raise ConfigurationError(f"same_site={same_site!r} must be one of {', '.join(_SAME_SITE)}")
         if not isinstance(path, str) or not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
@@ -93,15 +92,10 @@ class SessionCookie:
         that verify count: nobody honest has more, and each may cost a read of the store.
         """
         tickets: dict[str, Ticket] = {}
-        for header, value in headers:
-            if header != b"cookie" or self._prefix not in value:
-                continue
-            for pair in value.split(b";"):
-                stripped = pair.strip(b" \t")
-                if stripped.startswith(self._prefix):
-                    ticket = self._verify(stripped[len(self._prefix) :])
-                    if ticket is not None and len(tickets) < _MAX_CANDIDATES:
-                        tickets.setdefault(ticket.session_id, ticket)
+        for value in values_of(self._prefix, headers):
+            ticket = self._verify(value)
+            if ticket is not None and len(tickets) < _MAX_CANDIDATES:
+                tickets.setdefault(ticket.session_id, ticket)
         return list(tickets.values())
 
     def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:
@@ -110,10 +104,13 @@ class SessionCookie:
         lifetime = "" if max_age is None else f"; Max-Age={max_age}"
         return f"{self.name}={value}{lifetime}{self._attributes}{self._secure(secure=secure)}"
 
-    def expire(self, *, secure: bool) -> str:
-        """Return the Set-Cookie value that removes the cookie: the same attributes, or a browser keeps it."""
+    def expire(self, *, secure: bool, name: str | None = None) -> str:
+        """Return the Set-Cookie value that removes the cookie: the same attributes, or a browser keeps it.
+
+        `name` is that of another cookie with these attributes.
+        """
         past = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
-        return f"{self.name}={past}{self._attributes}{self._secure(secure=secure)}"
+        return f"{name or self.name}={past}{self._attributes}{self._secure(secure=secure)}"
 
     def _secure(self, *, secure: bool) -> str:
         return "; Secure" if (secure if self.https_only is None else self.https_only) else ""
@@ -128,3 +125,20 @@ class SessionCookie:
             if hmac.compare_digest(signer.sign(payload), value):
                 return Ticket(match[1].decode(), int(match[2]), stale=age > 0)
         return None
+
+
+def check_name(parameter: str, name: object) -> None:
+    """Raise ConfigurationError if it is no name of a cookie."""
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise ConfigurationError(f"{parameter}={name!r} is not a valid cookie name")
+
+
+def values_of(prefix: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Yield what follows `prefix`, a name and `=`, in each cookie that begins with it, in the browser's order."""
+    for header, value in headers:
+        if header != b"cookie" or prefix not in value:
+            continue
+        for pair in value.split(b";"):
+            stripped = pair.strip(b" \t")
+            if stripped.startswith(prefix):
+                yield stripped[len(prefix) :]

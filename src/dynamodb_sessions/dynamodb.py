@@ -1,10 +1,11 @@
 """DynamoDBStore: the store's contract as DynamoDB requests. One conditional request is one change."""
 
 import contextlib
+import logging
 import random
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
@@ -15,13 +16,26 @@ import anyio
 from dynamodb_sessions import item, table
 from dynamodb_sessions.breaker import Breaker
 from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, ItemTooLarge, in_thread
+from dynamodb_sessions.events import add_capacity, counts_capacity
 from dynamodb_sessions.exceptions import (
     ConfigurationError,
+    CorruptRecord,
     SessionError,
     SessionTooLarge,
     StoreUnavailable,
 )
-from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, check_size, is_same
+from dynamodb_sessions.store import (
+    MAX_RECORD_SIZE,
+    Changes,
+    Health,
+    Record,
+    check_size,
+    is_same,
+    short,
+    wall_clock,
+)
+
+logger = logging.getLogger("dynamodb_sessions")
 
 PROBE_ID = "dynamodb-sessions/probe"
 """The id that is asked for to see whether the table answers. Nothing is stored under it."""
@@ -178,6 +192,98 @@ class DynamoDBStore:
             return False
         return True
 
+    async def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the owner's sessions, oldest first, by one Query of the index and one GetItem each.
+
+        The index hears of a login or logout a moment later. What cannot be read is left out, with a warning.
+        """
+        at = wall_clock() if now is None else now
+        async for session_id in self._ids_of(owner):
+            try:
+                record = await self._get(session_id, at, consistent=True)
+            except CorruptRecord as error:
+                logger.warning("session %s cannot be read and is left out: %s", short(session_id), error)
+            else:
+                if record is not None and record.owner == owner:
+                    yield record
+
+    async def revoke_owner(self, owner: str, *, keep: str | None = None) -> int:
+        """End all the owner's sessions but the one with the id `keep`. Return how many it ended.
+
+        The index is asked again until it names no session that is new: one may be moving to another id meanwhile.
+        """
+        seen: set[str] = set()
+        ended = 0
+        while True:
+            found = [session_id async for session_id in self._ids_of(owner) if session_id not in seen]
+            if not found:
+                return ended
+            seen.update(found)
+            for session_id in found:
+                if session_id != keep:
+                    ended += await self._delete_of(owner, session_id)
+
+    async def scan(self, *, now: int | None = None, include_expired: bool = False) -> AsyncIterator[Record]:
+        """Yield every session of the table, in no particular order: for an operator, whose role allows Scan.
+
+        What cannot be read is left out, with a warning.
+        """
+        at = wall_clock() if now is None else now
+        async for found in self._pages("scan", TableName=self.table_name):
+            session_id = found[table.KEY]["S"]
+            try:
+                record = item.to_record(session_id, found)
+            except CorruptRecord as error:
+                logger.warning("session %s cannot be read and is left out: %s", short(session_id), error)
+            else:
+                if include_expired or record.expires_at > at:
+                    yield record
+
+    async def health(self) -> Health:
+        """Make the one GetItem that says whether the table answers. Never raises a SessionError."""
+        try:
+            await self._call("get_item", TableName=self.table_name, Key=item.key(PROBE_ID))
+        except SessionError as error:
+            return Health(False, "dynamodb", str(error))
+        return Health(True, "dynamodb", "the table answers")
+
+    async def _ids_of(self, owner: str) -> AsyncIterator[str]:
+        pages = self._pages(
+            "query",
+            TableName=self.table_name,
+            IndexName=table.OWNER_INDEX,
+            KeyConditionExpression="#o = :o",
+            ExpressionAttributeNames={"#o": "owner"},
+            ExpressionAttributeValues={":o": {"S": owner}},
+        )
+        async for found in pages:
+            yield found[table.KEY]["S"]
+
+    async def _pages(self, operation: str, **parameters: Any) -> AsyncIterator[dict[str, Any]]:
+        """Yield the items of every page of a Query or Scan."""
+        while True:
+            page = await self._call(operation, **parameters)
+            for found in page["Items"]:
+                yield found
+            if "LastEvaluatedKey" not in page:
+                return
+            parameters["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    async def _delete_of(self, owner: str, session_id: str) -> bool:
+        """Delete a session if it is the owner's still."""
+        try:
+            await self._retry_contended(
+                "delete_item",
+                TableName=self.table_name,
+                Key=item.key(session_id),
+                ConditionExpression="#o = :o",
+                ExpressionAttributeNames={"#o": "owner"},
+                ExpressionAttributeValues={":o": {"S": owner}},
+            )
+        except ConditionFailed:
+            return False
+        return True
+
     async def _replace(self, record: Record, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
         with self._deadline():
@@ -285,6 +391,8 @@ class DynamoDBStore:
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         await self._prepare()
         self._breaker.check()
+        if counts_capacity():
+            parameters["ReturnConsumedCapacity"] = "TOTAL"
         try:
             answer = await self._door.call(operation, **parameters)
         except StoreUnavailable as error:
@@ -294,6 +402,8 @@ class DynamoDBStore:
             self._breaker.answered()
             raise
         self._breaker.answered()
+        if "ConsumedCapacity" in answer:
+            add_capacity(answer["ConsumedCapacity"])
         return answer
 
     @contextmanager

@@ -7,14 +7,15 @@ an empty one from memory would log everybody out.
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 
 import anyio
 
 from dynamodb_sessions.client import in_thread
 from dynamodb_sessions.exceptions import SessionError, StoreUnavailable
 from dynamodb_sessions.memory import MemoryStore
-from dynamodb_sessions.store import Changes, ProbedStore, Record, SessionStore
+from dynamodb_sessions.store import Changes, Health, ProbedStore, Record, SessionStore, wall_clock
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -24,6 +25,21 @@ _LONGEST_PAUSE = 60.0
 _COMPLAIN_EVERY = 300.0
 _MAX_LOGOUTS = 100_000
 _POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Logout:
+    """What is to be ended in the primary: one session, or all of an owner but one."""
+
+    session_id: str | None = field(default=None, repr=False)
+    owner: str | None = None
+    keep: str | None = field(default=None, repr=False)
+
+    async def apply(self, store: ProbedStore) -> None:
+        if self.session_id is not None:
+            await store.delete(self.session_id)
+        if self.owner is not None:
+            await store.revoke_owner(self.owner, keep=self.keep)
 
 
 class FallbackStore:
@@ -47,7 +63,7 @@ class FallbackStore:
         self._next_complaint = 0.0
         self._probing = False
         self._lock = threading.Lock()
-        self._logouts: dict[str, None] = {}
+        self._logouts: dict[_Logout, None] = {}
         self._moving: set[str] = set()
 
     @property
@@ -71,7 +87,7 @@ class FallbackStore:
     async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
         ended = record.id if replaces is None else replaces
         store = await self._store_of(ended, now)
-        if replaces is not None and store is self.memory and not self._remember_logout(replaces):
+        if replaces is not None and store is self.memory and not self._remember(_Logout(replaces)):
             store = await self._store_of(ended, now)
         return await store.create(record, now=now, replaces=replaces)
 
@@ -83,9 +99,40 @@ class FallbackStore:
 
     async def delete(self, session_id: str, *, version: int | None = None) -> bool:
         store = await self._store_of(session_id, 0)
-        if store is self.memory and not self._remember_logout(session_id):
+        if store is self.memory and not self._remember(_Logout(session_id)):
             store = await self._store_of(session_id, 0)
         return await store.delete(session_id, version=version)
+
+    async def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the owner's sessions, oldest first: while there is only memory, those in memory."""
+        at = wall_clock() if now is None else now
+        store: ProbedStore | MemoryStore = self.primary
+        if not await self._is_primary():
+            assert self.memory is not None  # noqa: S101 - else _is_primary has raised
+            store = self.memory
+        elif self.memory is not None:
+            async for record in self.memory.list_owner(owner, now=at):
+                await self._move(record.id, at)
+        async for record in store.list_owner(owner, now=at):
+            yield record
+
+    async def revoke_owner(self, owner: str, *, keep: str | None = None) -> int:
+        """End all the owner's sessions but the one with the id `keep`, wherever they are. Return how many it ended.
+
+        While there is only memory, those in the primary end as soon as it can be used.
+        """
+        is_primary = await self._is_primary() or not self._remember(_Logout(owner=owner, keep=keep))
+        ended = 0 if self.memory is None else await self.memory.revoke_owner(owner, keep=keep)
+        return ended + (await self.primary.revoke_owner(owner, keep=keep) if is_primary else 0)
+
+    async def health(self) -> Health:
+        """Find out whether sessions are served just now: in memory, they are."""
+        try:
+            if not await self._is_primary():
+                return Health(True, self.mode, self.mode_reason)
+        except SessionError as error:
+            return Health(False, "error", str(error))
+        return await self.primary.health()
 
     async def _change(
         self, record: Record, now: int, change: Callable[[SessionStore], Awaitable[Record | None]]
@@ -120,6 +167,8 @@ class FallbackStore:
                 record = await self.memory.load(session_id, now=now)
                 if record is not None:
                     await self.primary.create(record, now=now)
+                    if await self.memory.load(session_id, now=now) is None:  # Its owner's sessions have been revoked.
+                        await self.primary.delete(session_id)
                     await self.memory.delete(session_id)
         finally:
             self._moving.discard(session_id)
@@ -178,20 +227,20 @@ class FallbackStore:
                 if not self._logouts:
                     self._initialised = True
                     return True
-                session_id = next(iter(self._logouts))
+                logout = next(iter(self._logouts))
             try:
-                await self.primary.delete(session_id)
+                await logout.apply(self.primary)
             except SessionError as error:
                 self.primary.mode, self.primary.mode_reason = "memory", f"logouts cannot be applied: {error}"
                 return False
-            self._logouts.pop(session_id)
+            self._logouts.pop(logout)
 
-    def _remember_logout(self, session_id: str) -> bool:
-        """Note an id to delete from the primary later. False if it is too late for that: delete it now."""
+    def _remember(self, logout: _Logout) -> bool:
+        """Note what is to be ended in the primary later. False if it is too late for that: end it now."""
         with self._lock:
             if self._initialised:
                 return False
-            self._logouts[session_id] = None
+            self._logouts[logout] = None
             if len(self._logouts) > _MAX_LOGOUTS:
                 self._logouts.pop(next(iter(self._logouts)))
                 logger.error("more than %d logouts wait for DynamoDB: the oldest is forgotten", _MAX_LOGOUTS)

@@ -5,7 +5,6 @@ then makes the one store call it says. Nothing here knows of cookies or HTTP.
 """
 
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ import anyio
 from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.session import Session
-from dynamodb_sessions.store import Changes, Record, SessionStore, check_seconds, short
+from dynamodb_sessions.store import Changes, OwnerStore, Record, SessionStore, check_seconds, short, wall_clock
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -26,9 +25,8 @@ _MAX_ID_SIZE = 2048
 _TOUCHES_PER_LIFETIME = 10
 
 
-def clock() -> int:
-    """Return the time in whole epoch seconds: every `now` comes from here."""
-    return int(time.time())
+clock = wall_clock
+"""Every `now` comes from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +220,15 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
     # What others have added meanwhile is not in this session's dict, and must not look removed from it.
     session.settle(replace(stored, data=held.data), asked=asked)
     return True
+
+
+async def limit_owner(store: OwnerStore, record: Record, maximum: int) -> None:
+    """End the oldest sessions of a record's owner until `maximum` are left, its own among them."""
+    if record.owner is None:
+        return
+    others = [other async for other in store.list_owner(record.owner, now=clock()) if other.id != record.id]
+    for other in others[: max(0, len(others) - maximum + 1)]:
+        await store.delete(other.id)
 
 
 async def _join(store: SessionStore, record: Record, now: int) -> Record | None:

@@ -1,11 +1,11 @@
 """MemoryStore: sessions in this process, for development, tests and hard times. The same contract, bounded."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from threading import Lock
 
 from dynamodb_sessions.exceptions import ConfigurationError
-from dynamodb_sessions.store import Changes, Record, check_size, is_same, record_size
+from dynamodb_sessions.store import Changes, Health, Record, check_size, is_same, record_size, wall_clock
 
 _PYTHON_OVERHEAD = 1024
 """Bytes a record takes in this process beyond its text: the objects around it."""
@@ -61,6 +61,35 @@ class MemoryStore:
                 return False
             self._remove(session_id)
             return True
+
+    async def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the owner's sessions, oldest first."""
+        at = wall_clock() if now is None else now
+        with self._lock:
+            theirs = [record for record in self._records.values() if record.owner == owner and record.expires_at > at]
+        for record in sorted(theirs, key=lambda record: record.created_at):
+            yield record
+
+    async def revoke_owner(self, owner: str, *, keep: str | None = None) -> int:
+        """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
+        with self._lock:
+            ended = [record.id for record in self._records.values() if record.owner == owner and record.id != keep]
+            for session_id in ended:
+                self._remove(session_id)
+        return len(ended)
+
+    async def scan(self, *, now: int | None = None, include_expired: bool = False) -> AsyncIterator[Record]:
+        """Yield every session, in no particular order."""
+        at = wall_clock() if now is None else now
+        with self._lock:
+            records = list(self._records.values())
+        for record in records:
+            if include_expired or record.expires_at > at:
+                yield record
+
+    async def health(self) -> Health:
+        """Say that this process keeps its sessions itself."""
+        return Health(True, self.mode, self.mode_reason)
 
     def _change(self, record: Record, change: Callable[[Record], Record], now: int) -> Record | None:
         with self._lock:

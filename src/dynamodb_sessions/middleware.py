@@ -16,14 +16,16 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dynamodb_sessions import lifecycle, settings
+from dynamodb_sessions import lifecycle, migration, settings
 from dynamodb_sessions.cookie import SessionCookie
+from dynamodb_sessions.events import ObservedStore, OnEvent, check_on_event
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
 from dynamodb_sessions.fallback import FallbackStore
 from dynamodb_sessions.lifecycle import Create, Delete, Lifetimes, Nothing, Rotate, Update
 from dynamodb_sessions.memory import MemoryStore
+from dynamodb_sessions.migration import StarletteCookie
 from dynamodb_sessions.session import Session
-from dynamodb_sessions.store import ProbedStore, SessionStore, short
+from dynamodb_sessions.store import OwnerStore, ProbedStore, Record, SessionStore, short
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -44,7 +46,10 @@ class DynamoDBSessionMiddleware:
     says, see `settings.py`. absolute_max_age: seconds after its creation at which a session ends, however busy.
     touch_after: seconds a session that is only read must gain before its expiry is written; None: a tenth of its
     lifetime. fallback: "memory" or "error", while the store cannot be initialised. exclude: path prefixes of requests
-    that get no session. Raises ConfigurationError.
+    that get no session. max_sessions_per_owner: how many sessions an owner may have; the next `bind` ends the oldest.
+    import_cookie: name of the cookie of Starlette's own middleware, whose sessions are adopted, each once, if they
+    are signed with `import_secret_key`, or `secret_key`. on_event: called with a SessionEvent after each operation
+    on a stored session. Raises ConfigurationError.
     """
 
     def __init__(
@@ -64,9 +69,13 @@ class DynamoDBSessionMiddleware:
         touch_after: int | None = None,
         fallback: Literal["memory", "error"] = "memory",
         exclude: Sequence[str] = (),
+        max_sessions_per_owner: int | None = None,
+        import_cookie: str | None = None,
+        import_secret_key: str | Secret | Sequence[str | Secret] | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         self.app = app
-        self.lifetimes, self.cookie = _check(
+        self.lifetimes, self.cookie, self.imports = _check(
             secret_key=secret_key,
             session_cookie=session_cookie,
             max_age=max_age,
@@ -80,12 +89,18 @@ class DynamoDBSessionMiddleware:
             touch_after=touch_after,
             fallback=fallback,
             exclude=exclude,
+            max_sessions_per_owner=max_sessions_per_owner,
+            import_cookie=import_cookie,
+            import_secret_key=import_secret_key,
+            on_event=on_event,
         )
         if store is None:
             store = settings.store_from_environment()
         if isinstance(store, ProbedStore):
             store = FallbackStore(store, MemoryStore() if fallback == "memory" else None)
         self.store: SessionStore = store
+        self.observed = ObservedStore(store, on_event)
+        self.max_sessions_per_owner = max_sessions_per_owner
         self._excluded = tuple(prefix.rstrip("/") for prefix in exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +146,8 @@ class _Exchange:
 
     def __init__(self, middleware: DynamoDBSessionMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = middleware.app
-        self._store = middleware.store
+        self._middleware = middleware
+        self._store = middleware.observed
         self._cookie = middleware.cookie
         self._lifetimes = middleware.lifetimes
         self._scope = scope
@@ -141,6 +157,8 @@ class _Exchange:
         self._session = Session()
         self._refresh = False
         """Whether the client's cookie was signed by an older key."""
+        self._adopted = False
+        """Whether the session was in a cookie of Starlette's, which is to be removed."""
         self._set_cookie: str | None = None
         self._failed = False
         """Whether the app's response says that it failed."""
@@ -151,8 +169,8 @@ class _Exchange:
         self._one_at_a_time = anyio.Lock()
 
     async def run(self) -> None:
-        if isinstance(self._store, FallbackStore):
-            await self._store.initialise()
+        if isinstance(self._middleware.store, FallbackStore):
+            await self._middleware.store.initialise()
         try:
             self._session = await self._load()
         except _OUTAGE as error:
@@ -186,6 +204,12 @@ class _Exchange:
                 logger.warning("session %s cannot be read and is left as it is: %s", short(ticket.session_id), error)
             else:
                 presented = presented or ticket.session_id
+        if self._middleware.imports is not None:
+            for found in self._middleware.imports.read(self._scope["headers"]):
+                record = await migration.adopt(self._store, found, self._lifetimes)
+                if record is not None:
+                    self._refresh = self._adopted = True
+                    return Session(record=record)
         return Session(presented_id=presented)
 
     async def _watch(self) -> Message:
@@ -227,6 +251,9 @@ class _Exchange:
             headers.add_vary_header("Cookie")
         if self._set_cookie is not None:
             headers.append("Set-Cookie", self._set_cookie)
+            imports = self._middleware.imports
+            if self._adopted and imports is not None and imports.name != self._cookie.name:
+                headers.append("Set-Cookie", self._cookie.expire(secure=self._is_secure, name=imports.name))
             headers.setdefault("Cache-Control", "no-store")
 
     async def _save(self) -> bool:
@@ -263,10 +290,13 @@ class _Exchange:
             action = Update(action.record, changes) if not changes.is_touch else Nothing()
         if isinstance(action, Nothing):
             return not session.ended
+        bound = session.new_owner is not None
         if not await lifecycle.commit(self._store, session, action):
             return False
         self._refresh = False
-        secure = self._scope.get("scheme") in ("https", "wss")
+        if bound:
+            await self._limit_owner(session.record)
+        secure = self._is_secure
         if session.record is None:
             self._set_cookie = self._cookie.expire(secure=secure)
         else:
@@ -275,6 +305,20 @@ class _Exchange:
                 session.record.id, session.record.version, max_age=max_age, secure=secure
             )
         return True
+
+    async def _limit_owner(self, record: Record | None) -> None:
+        """End the owner's oldest sessions, if there are too many now. The login itself has succeeded already."""
+        store, maximum = self._middleware.store, self._middleware.max_sessions_per_owner
+        if maximum is None or record is None or not isinstance(store, OwnerStore):
+            return
+        try:
+            await lifecycle.limit_owner(store, record, maximum)
+        except _OUTAGE as error:
+            logger.error("an owner's sessions could not be counted, and may be more than %d: %s", maximum, error)
+
+    @property
+    def _is_secure(self) -> bool:
+        return self._scope.get("scheme") in ("https", "wss")
 
     async def _finish(self, *, failed: bool) -> None:
         """Save what changed after the response had started, or, if none ever did, honour a logout."""
@@ -310,7 +354,7 @@ def session_middleware(**options: Any) -> Middleware:
     given.apply_defaults()
     arguments = {name: value for name, value in given.arguments.items() if name != "app"}
     arguments["secret_key"] = keys = settings.secret_keys(arguments["secret_key"])
-    _, cookie = _check(**arguments)
+    _, cookie, _ = _check(**arguments)
     if settings.use_dynamodb():
         return Middleware(DynamoDBSessionMiddleware, **options)
     known: tuple[str, ...] = ("session_cookie", "max_age", "path", "same_site")
@@ -339,7 +383,11 @@ def _check(
     touch_after: int | None,
     fallback: str,
     exclude: Sequence[str],
-) -> tuple[Lifetimes, SessionCookie]:
+    max_sessions_per_owner: int | None,
+    import_cookie: str | None,
+    import_secret_key: Any,
+    on_event: OnEvent | None,
+) -> tuple[Lifetimes, SessionCookie, StarletteCookie | None]:
     """Return the options as they are used. Raises ConfigurationError for those that cannot be."""
     if store is not None and (isinstance(store, type) or not isinstance(store, SessionStore)):
         raise ConfigurationError(f"store={store!r} is no session store")
@@ -349,8 +397,26 @@ def _check(
         isinstance(prefix, str) and prefix[:1] == "/" for prefix in exclude
     ):
         raise ConfigurationError(f"exclude={exclude!r} must be a list of path prefixes, each beginning with /")
+    if max_sessions_per_owner is not None:
+        if isinstance(max_sessions_per_owner, bool) or not isinstance(max_sessions_per_owner, int):
+            raise ConfigurationError(
+                f"max_sessions_per_owner={max_sessions_per_owner!r} must be None or a whole number"
+            )
+        if max_sessions_per_owner < 1:
+            raise ConfigurationError(f"max_sessions_per_owner={max_sessions_per_owner} must be at least 1")
+        if store is not None and not isinstance(store, OwnerStore):
+            raise ConfigurationError(f"max_sessions_per_owner needs a store that lists sessions by owner: {store!r}")
+    check_on_event(on_event)
+    keys = settings.secret_keys(secret_key)
+    imports = None
+    if import_cookie is not None:
+        imports = StarletteCookie(
+            import_cookie, keys if import_secret_key is None else settings.secret_keys(import_secret_key)
+        )
+    elif import_secret_key is not None:
+        raise ConfigurationError("import_secret_key is of no use without import_cookie")
     cookie = SessionCookie(
-        settings.secret_keys(secret_key),
+        keys,
         name=session_cookie,
         path=path,
         same_site=same_site,
@@ -358,4 +424,4 @@ def _check(
         domain=domain,
         partitioned=partitioned,
     )
-    return Lifetimes(max_age, absolute_max_age, touch_after), cookie
+    return Lifetimes(max_age, absolute_max_age, touch_after), cookie, imports

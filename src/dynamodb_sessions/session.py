@@ -4,8 +4,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dynamodb_sessions.codec import decode, encode, encode_item, encode_items, is_text, same
-from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, UnserializableValue
+from dynamodb_sessions.codec import encode, encode_item, encode_items, is_text, same
+from dynamodb_sessions.exceptions import ConfigurationError, SessionError, UnserializableValue
 from dynamodb_sessions.store import Record, check_seconds
 
 MAX_OWNER_SIZE = 1024
@@ -56,10 +56,7 @@ class Session(dict[str, Any]):
         """How often the session was asked for more than content: a commit settles only what it knew of."""
         self._save: Callable[[], Awaitable[bool]] | None = None
         if record is not None:
-            try:
-                dict.update(self, {key: decode(value) for key, value in record.data.items()})
-            except (ValueError, RecursionError):
-                raise CorruptRecord("a stored session value is not JSON") from None
+            dict.update(self, record.content())
 
     @property
     def id(self) -> str:

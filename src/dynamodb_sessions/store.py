@@ -5,11 +5,13 @@ to it. A store knows nothing of cookies, requests or Python values: it moves str
 """
 
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge
+from dynamodb_sessions.codec import decode
+from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, SessionTooLarge
 
 MAX_RECORD_SIZE = 400 * 1024
 """Bytes of one item, names and values. Source: DynamoDB's service quotas, "Item size"."""
@@ -32,6 +34,22 @@ class Record:
     owner: str | None = None
     max_age: int | None = None
     """The session's own idle lifetime in seconds; None: whoever loads it decides."""
+
+    def content(self) -> dict[str, Any]:
+        """Return the decoded data. Raises CorruptRecord if it is not JSON."""
+        try:
+            return {key: decode(value) for key, value in self.data.items()}
+        except (ValueError, RecursionError):
+            raise CorruptRecord("a stored session value is not JSON") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a store serves sessions just now, where it keeps them, and why."""
+
+    ok: bool
+    mode: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +135,24 @@ class SessionStore(Protocol):
 
 
 @runtime_checkable
-class ProbedStore(SessionStore, Protocol):
+class OwnerStore(SessionStore, Protocol):
+    """A store that finds sessions by whom they are bound to. `now` is epoch seconds; None: this machine's clock."""
+
+    def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the owner's sessions, oldest first. What cannot be read is left out, with a warning."""
+        ...
+
+    async def revoke_owner(self, owner: str, *, keep: str | None = None) -> int:
+        """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
+        ...
+
+    async def health(self) -> Health:
+        """Find out whether the store serves sessions just now. Never raises a SessionError."""
+        ...
+
+
+@runtime_checkable
+class ProbedStore(OwnerStore, Protocol):
     """A store on the far side of a network, that may prove impossible to use from the very start."""
 
     mode: str
@@ -167,6 +202,11 @@ def check_seconds(name: str, value: int | None, *, minimum: int = 1) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if value is not None and not (whole and minimum <= value <= _CENTURY):
         raise ConfigurationError(f"{name}={value!r} must be None or whole seconds, from {minimum} to a hundred years")
+
+
+def wall_clock() -> int:
+    """Return the time in whole epoch seconds."""
+    return int(time.time())
 
 
 def short(session_id: str) -> str:

@@ -1,0 +1,87 @@
+"""Moving in: the cookie sessions of Starlette's own middleware are adopted, each once.
+
+Such a cookie is the session, so it can be replayed after a logout. Here it is worth one session: the first request
+that brings it stores the session and, under a hash of the cookie, which one it became; later ones are sent there.
+"""
+
+import base64
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from itsdangerous import BadSignature, TimestampSigner
+
+from dynamodb_sessions.codec import encode_items
+from dynamodb_sessions.cookie import check_name, values_of
+from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
+from dynamodb_sessions.lifecycle import BROWSER_SESSION_AGE, Lifetimes, clock, load
+from dynamodb_sessions.session import new_id
+from dynamodb_sessions.store import Record, SessionStore
+
+logger = logging.getLogger("dynamodb_sessions")
+
+MAX_AGE = BROWSER_SESSION_AGE
+"""Seconds since it was signed for which a cookie is adopted: Starlette's own default of `max_age`."""
+
+_ID = "id"
+
+
+@dataclass(frozen=True, slots=True)
+class CookieSession:
+    """What a verified cookie of Starlette's carries. `id` is that of the record which says what became of it."""
+
+    id: str = field(repr=False)
+    data: dict[str, Any] = field(repr=False)
+    expires_at: int
+
+
+class StarletteCookie:
+    """Reads the session cookies that Starlette's SessionMiddleware has set under a name, with any of the keys.
+
+    Raises ConfigurationError for a name that is none.
+    """
+
+    def __init__(self, name: str, keys: Sequence[str]) -> None:
+        check_name("import_cookie", name)
+        self.name = name
+        self._prefix = name.encode() + b"="
+        self._signers = [TimestampSigner(key) for key in keys]
+
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[CookieSession]:
+        """Yield what the cookies of this name carry, of those that verify and are not empty."""
+        for value in values_of(self._prefix, headers):
+            for signer in self._signers:
+                try:
+                    payload, signed_at = signer.unsign(value, max_age=MAX_AGE, return_timestamp=True)
+                    data = json.loads(base64.b64decode(payload))
+                except (BadSignature, ValueError, RecursionError):
+                    continue
+                if isinstance(data, dict) and data:
+                    digest = hashlib.sha256(payload + str(signed_at.timestamp()).encode()).hexdigest()
+                    yield CookieSession(f"imported/{digest}", data, int(signed_at.timestamp()) + MAX_AGE)
+                break
+
+
+async def adopt(store: SessionStore, found: CookieSession, lifetimes: Lifetimes) -> Record | None:
+    """Return the record of the session that a cookie has become, or becomes now; None if that has ended since."""
+    now = clock()
+    try:
+        moved = await store.load(found.id, now=now)
+        if moved is None:
+            expires_at = lifetimes.expires_at(now, created_at=now, own=None)
+            record = Record(new_id(), encode_items(found.data), now, expires_at)
+            await store.create(record, now=now)
+            moved = Record(found.id, encode_items({_ID: record.id}), now, found.expires_at)
+            if await store.create(moved, now=now):
+                return record
+            # A parallel request was first, unless this is our own first attempt, whose reply was lost.
+            moved = await store.load(found.id, now=now)
+            if moved is None or moved.content()[_ID] != record.id:
+                await store.delete(record.id)
+        return None if moved is None else await load(store, moved.content()[_ID], lifetimes)
+    except (CorruptRecord, UnserializableValue) as error:
+        logger.warning("a cookie session cannot be adopted: %s", error)
+        return None

@@ -1,0 +1,223 @@
+"""Moving in from Starlette's cookie sessions: nobody has to log in again, and no cookie is worth two logins."""
+
+import base64
+import json
+import logging
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from itsdangerous import TimestampSigner
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dynamodb_sessions import ConfigurationError, MemoryStore, migration
+from dynamodb_sessions.store import Record, SessionStore
+from tests.conftest import KEY
+from tests.test_middleware import Counting, an_app, browser, by_path, clear, held, look, put
+
+pytestmark = pytest.mark.anyio
+
+OLD_KEY = "the-key-that-the-cookie-sessions-were-signed-with"
+ALICE = {"user": "alice", "cart": [1, {"a": None}]}
+
+
+def of_starlette(data: Any, *, key: str = OLD_KEY) -> str:
+    return TimestampSigner(key).sign(base64.b64encode(json.dumps(data).encode())).decode()
+
+
+def moved_in(store: Any, **acts: Any) -> Starlette:
+    return an_app(
+        store,
+        by_path(look=look, put=put(more=1), clear=clear, nothing=lambda _: Response(), **acts),
+        import_cookie="session",
+        import_secret_key=OLD_KEY,
+    )
+
+
+def set_cookies(response: httpx.Response) -> list[str]:
+    return [value.partition("=")[0] for value in response.headers.get_list("set-cookie")]
+
+
+async def test_who_was_logged_in_stays_logged_in(store: SessionStore) -> None:
+    async def login(request: Request) -> JSONResponse:
+        request.session.update(ALICE)
+        return JSONResponse({})
+
+    before = Starlette(
+        routes=[Route("/", login)], middleware=[Middleware(SessionMiddleware, secret_key=OLD_KEY, https_only=True)]
+    )
+    async with browser(before) as old, browser(moved_in(store)) as new:
+        await old.get("/")
+        new.cookies = old.cookies
+        first = await new.get("/look")
+        assert first.json() == ALICE
+        assert set_cookies(first) == ["session_id", "session"]
+        assert "Max-Age=0" in first.headers.get_list("set-cookie")[1]
+        assert list(new.cookies) == ["session_id"]
+        assert (await new.get("/put")).json() == ALICE | {"more": 1}
+        assert (await new.get("/look")).json() == ALICE | {"more": 1}
+
+
+async def test_a_request_that_does_not_look_moves_it_too() -> None:
+    async with browser(moved_in(MemoryStore())) as client:
+        client.cookies.set("session", of_starlette(ALICE))
+        assert set_cookies(await client.get("/nothing")) == ["session_id", "session"]
+        assert (await client.get("/look")).json() == ALICE
+
+
+async def test_after_a_logout_the_old_cookie_logs_nobody_in(store: SessionStore) -> None:
+    cookie = of_starlette(ALICE)
+    async with browser(moved_in(store)) as client:
+        client.cookies.set("session", cookie)
+        await client.get("/look")
+        await client.get("/clear")
+    async with browser(moved_in(store)) as thief:
+        for _ in range(3):
+            thief.cookies.set("session", cookie)
+            assert (await thief.get("/look")).json() == {}
+        assert (await thief.get("/put")).json() == {"more": 1}
+
+
+async def test_parallel_requests_become_one_session() -> None:
+    store = MemoryStore()
+    cookie = of_starlette(ALICE)
+    seen: list[Any] = []
+
+    class Slow(Counting):
+        def _counted(self, name: str) -> Any:
+            call = super()._counted(name)
+
+            async def slow(*args: Any, **kwargs: Any) -> Any:
+                await anyio.sleep(0.001)
+                return await call(*args, **kwargs)
+
+            return slow
+
+    async def one() -> None:
+        async with browser(moved_in(Slow(store))) as client:
+            client.cookies.set("session", cookie)
+            seen.append(((await client.get("/look")).json(), client.cookies["session_id"].partition(".")[0]))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(one)
+    [session] = {session_id for _, session_id in seen}
+    assert [data for data, _ in seen] == [ALICE] * 5
+    assert len(store) == 2, "the session, and what became of the cookie"
+    assert session in store._records
+
+
+async def test_a_reply_that_was_lost_is_no_other_request() -> None:
+    """The store says that the record of what became of the cookie is there already: it is our own."""
+
+    class Forgetful(MemoryStore):
+        async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+            created = await super().create(record, now=now, replaces=replaces)
+            return created and not record.id.startswith("imported/")
+
+    async with browser(moved_in(Forgetful())) as client:
+        client.cookies.set("session", of_starlette(ALICE))
+        assert (await client.get("/look")).json() == ALICE
+        assert (await client.get("/look")).json() == ALICE
+
+
+async def test_a_login_moves_it_to_a_new_id_and_ends_the_cookie_for_good(store: SessionStore) -> None:
+    cookie = of_starlette({"visits": 3})
+
+    def login(request: Request) -> None:
+        request.session["user"] = "alice"
+        held(request).bind("acme/alice")
+
+    async with browser(moved_in(store, login=login)) as client:
+        client.cookies.set("session", cookie)
+        assert (await client.get("/login")).json() == {"visits": 3, "user": "alice"}
+        assert (await client.get("/look")).json() == {"visits": 3, "user": "alice"}
+        client.cookies.clear()
+        client.cookies.set("session", cookie)
+        assert (await client.get("/look")).json() == {}
+
+
+FORGED = [
+    of_starlette(ALICE, key="some-other-key"),
+    of_starlette(ALICE)[:-1],
+    "A" + of_starlette(ALICE),
+    of_starlette([1]),
+    of_starlette({}),
+    of_starlette("x"),
+    TimestampSigner(OLD_KEY).sign(b"not base64!").decode(),
+    TimestampSigner(OLD_KEY).sign(base64.b64encode(b"[" * 100_000)).decode(),
+    "",
+    "..",
+]
+
+
+@pytest.mark.parametrize("cookie", FORGED, ids=range(len(FORGED)))
+async def test_what_does_not_verify_costs_no_call(cookie: str) -> None:
+    counting = Counting(MemoryStore())
+    async with browser(moved_in(counting)) as client:
+        response = await client.get("/look", headers={"cookie": f"session={cookie}"})
+    assert (response.status_code, response.json(), counting.calls) == (200, {}, [])
+    assert set_cookies(response) == []
+
+
+async def test_one_that_is_too_old_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cookie = of_starlette(ALICE)
+    monkeypatch.setattr(migration, "MAX_AGE", -1)
+    async with browser(moved_in(MemoryStore())) as client:
+        client.cookies.set("session", cookie)
+        assert (await client.get("/look")).json() == {}
+
+
+async def test_what_dynamodb_cannot_carry_is_left_alone_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    async with browser(moved_in(MemoryStore())) as client:
+        client.cookies.set("session", of_starlette({"": 1}))
+        with caplog.at_level(logging.WARNING):
+            assert (await client.get("/look")).json() == {}
+    assert "cannot be adopted" in caplog.text
+
+
+async def test_a_session_of_our_own_comes_first() -> None:
+    store = MemoryStore()
+    async with browser(moved_in(store)) as client:
+        await client.get("/put")
+        client.cookies.set("session", of_starlette(ALICE))
+        assert (await client.get("/look")).json() == {"more": 1}
+    assert len(store) == 1
+
+
+async def test_an_outage_is_no_logout() -> None:
+    counting = Counting(MemoryStore())
+    for failing in ("load", "create"):
+        counting.failing = {failing}
+        async with browser(moved_in(counting)) as client:
+            client.cookies.set("session", of_starlette(ALICE))
+            response = await client.get("/look")
+            assert (response.status_code, set_cookies(response)) == (503, [])
+
+
+async def test_the_old_cookie_may_have_our_name_and_our_key() -> None:
+    app = an_app(MemoryStore(), look, session_cookie="session", import_cookie="session")
+    async with browser(app) as client:
+        client.cookies.set("session", of_starlette(ALICE, key=KEY))
+        first = await client.get("/")
+        assert (first.json(), set_cookies(first)) == (ALICE, ["session"])
+        assert (await client.get("/")).json() == ALICE
+
+
+@pytest.mark.parametrize(
+    "options", [{"import_cookie": "a b"}, {"import_cookie": ""}, {"import_cookie": "x", "import_secret_key": ""}]
+)
+def test_options_that_cannot_be_used_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        an_app(MemoryStore(), look, **options).build_middleware_stack()
+
+
+def test_a_key_without_a_cookie_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="import_cookie"):
+        an_app(MemoryStore(), look, import_secret_key=OLD_KEY).build_middleware_stack()
