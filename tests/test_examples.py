@@ -1,9 +1,11 @@
 """The examples run as they stand."""
 
 import importlib.util
+import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from dynamodb_sessions import table
 from tests.conftest import KEY
@@ -68,7 +73,9 @@ async def test_minimal_counts_visits_in_memory(load: Load) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("in_dynamodb")
-@pytest.mark.parametrize("example", ["minimal.py", "lambda_app/app.py"])
+@pytest.mark.parametrize(
+    "example", ["minimal.py", "lambda_app/app.py", "embedded_metrics.py", "opentelemetry_metrics.py"]
+)
 async def test_what_is_in_dynamodb_survives_the_process(load: Load, example: str) -> None:
     answers, cookie = await visit(load(example).app, 2)
     assert texts(1, 2) == answers
@@ -115,3 +122,38 @@ def test_the_lambda_functions_requirements_bring_all_it_imports() -> None:
     imported = set(re.findall(r"^(?:from|import) (\w+)", (folder / "app.py").read_text(), re.MULTILINE))
     named = {name.replace("-", "_") for name in (folder / "requirements.txt").read_text().split()}
     assert imported - sys.stdlib_module_names == named | {"starlette"}
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("in_dynamodb")
+async def test_embedded_metrics_are_lines_that_cloudwatch_takes(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    await visit(load("embedded_metrics.py").app, 2)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["Operation"], line["Outcome"]) for line in lines] == [
+        ("create", "ok"),
+        ("load", "ok"),
+        ("update", "ok"),
+    ]
+    for line in lines:
+        assert abs(line["_aws"]["Timestamp"] / 1000 - time.time()) < 60
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        names = [metric["Name"] for metric in directive["Metrics"]]
+        assert names == ["Duration", "ConsumedCapacity"]
+        # What a directive names must be there: numbers for metrics, strings for dimensions.
+        assert all(isinstance(line[name], int | float) for name in names)
+        assert all(isinstance(line[name], str) for (*dimensions,) in directive["Dimensions"] for name in dimensions)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("in_dynamodb")
+async def test_opentelemetry_hears_of_every_operation(load: Load) -> None:
+    reader = InMemoryMetricReader()
+    metrics.set_meter_provider(MeterProvider([reader]))
+    await visit(load("opentelemetry_metrics.py").app, 2)
+    data = reader.get_metrics_data()
+    assert data is not None
+    (scope,) = data.resource_metrics[0].scope_metrics
+    points = {metric.name: metric.data.data_points for metric in scope.metrics}
+    operations = ["create", "load", "update"]
+    assert [(point.attributes or {})["operation"] for point in points["session.operation.duration"]] == operations
+    assert [(point.attributes or {})["operation"] for point in points["session.consumed_capacity"]] == operations

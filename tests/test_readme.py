@@ -1,4 +1,4 @@
-"""What the README says is so: its blocks run, its commands parse, its tables leave nothing out."""
+"""What the README and the guides say is so: their blocks run, their commands parse, their tables leave nothing out."""
 
 import ast
 import inspect
@@ -16,6 +16,7 @@ from tests.conftest import KEY
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 DEMO = 'python3 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/python -m examples.duel_arena'
 TESTS = 'python3 -m venv .venv && .venv/bin/pip install -e ".[dev]" && .venv/bin/python -m pytest'
@@ -23,21 +24,28 @@ TESTS = 'python3 -m venv .venv && .venv/bin/pip install -e ".[dev]" && .venv/bin
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, and the README's line before its first."""
+    """A fenced block, and its page's line before its first."""
 
+    page: Path
     language: str
     text: str
     line: int
 
 
-def blocks() -> list[Block]:
-    fences = re.finditer(r"^```([^\n]*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [Block(fence[1], fence[2], README.count("\n", 0, fence.start(2))) for fence in fences]
+def blocks(*pages: Path) -> list[Block]:
+    found = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        fences = re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        found += [Block(page, fence[1], fence[2], text.count("\n", 0, fence.start(2))) for fence in fences]
+        # Else one would be left out of these tests.
+        assert text.count("\n```") == 2 * sum(block.page == page for block in found), page
+    return found
 
 
 def of(*languages: str) -> pytest.MarkDecorator:
-    found = [block for block in blocks() if block.language in languages]
-    return pytest.mark.parametrize("block", found, ids=[f"line-{block.line}" for block in found])
+    found = [block for block in blocks(*PAGES) if block.language in languages]
+    return pytest.mark.parametrize("block", found, ids=[f"{block.page.name}-{block.line}" for block in found])
 
 
 def named_in_tables() -> set[str]:
@@ -46,10 +54,9 @@ def named_in_tables() -> set[str]:
 
 
 def test_every_block_says_what_it_is() -> None:
-    """Else it would be left out of these tests. Terraform's own try the hcl."""
-    assert README.count("\n```") == 2 * len(blocks())
-    assert {block.language for block in blocks()} <= {"python", "bash", "console", "hcl", "text"}
-    assert {"python", "bash", "hcl"} <= {block.language for block in blocks()}
+    """Terraform's own tests try the hcl."""
+    assert {block.language for block in blocks(*PAGES)} <= {"python", "bash", "console", "hcl", "text"}
+    assert {"python", "bash", "hcl"} <= {block.language for block in blocks(*PAGES)}
 
 
 @pytest.fixture
@@ -67,13 +74,13 @@ def _readers_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moto_url: 
 @pytest.mark.usefixtures("_readers_machine")
 def test_python_runs(block: Block) -> None:
     """Each block by itself."""
-    # An error is to name the README's own line.
-    code = compile("\n" * block.line + block.text, PROJECT / "README.md", "exec")
+    # An error is to name the page's own line.
+    code = compile("\n" * block.line + block.text, block.page, "exec")
     exec(code, {"__name__": "readme"})
 
 
 def test_the_first_python_block_is_the_minimal_example() -> None:
-    first = next(block.text for block in blocks() if block.language == "python")
+    first = next(block.text for block in blocks(*PAGES) if block.language == "python")
     assert (PROJECT / "examples" / "minimal.py").read_text() == first
 
 
@@ -89,7 +96,7 @@ def test_commands_parse(block: Block) -> None:
 
 @pytest.mark.parametrize("command", [DEMO, TESTS], ids=["demo", "tests"])
 def test_one_command_sets_it_up(command: str) -> None:
-    assert f"{command}\n" in [block.text for block in blocks() if block.language == "bash"]
+    assert f"{command}\n" in [block.text for block in blocks(*PAGES) if block.language == "bash"]
 
 
 def test_the_tables_name_every_parameter_of_the_middleware() -> None:
@@ -108,6 +115,7 @@ def test_the_tables_name_every_variable_that_is_read() -> None:
     assert read - named_in_tables() == set()
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
-def test_its_links_lead_somewhere(target: str) -> None:
-    assert (PROJECT / target).exists()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
