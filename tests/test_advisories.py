@@ -158,3 +158,16 @@ async def test_cve_2026_48710_the_host_header_decides_nothing(store: MemoryStore
         assert response.status_code == 200
         assert "Secure" in response.headers["set-cookie"]
         assert "evil" not in response.headers["set-cookie"]
+
+
+async def test_cve_2023_40273_sessions_do_not_survive_a_password_change(store: MemoryStore) -> None:
+    async def change_password(request: Request) -> Response:
+        await store.revoke_owner("acme/alice", keep=request.scope["session"].id)
+        return PlainTextResponse("")
+
+    app = an_app(store, login=login, look=dict)
+    app.router.routes.insert(0, Route("/password", change_password))
+    thief, alice = [cookie_of(await get(app, "login")) for _ in range(2)]
+    await get(app, "password", alice)
+    assert (await get(app, "look", thief)).json() == {}
+    assert (await get(app, "look", alice)).json() == {"user": "alice"}
