@@ -77,7 +77,7 @@ class SessionCookie:
         self.name = name
         self._prefix = name.encode() + b"="
         self.https_only = True if why_secure else https_only
-        self._signers = [Signer(key, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256) for key in keys]
+        self._signers = [_signer(key) for key in keys]
         self._attributes = f"; Path={path}"
         if domain is not None:
             self._attributes += f"; Domain={domain}"
@@ -125,6 +125,12 @@ class SessionCookie:
             if hmac.compare_digest(signer.sign(payload), value):
                 return Ticket(match[1].decode(), int(match[2]), stale=age > 0)
         return None
+
+
+def _signer(key: str) -> Signer:
+    """Return what signs with a key derived from this one for cookies alone: derived once, not at every signature."""
+    deriving = Signer(key, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+    return Signer(deriving.derive_key(), key_derivation="none", digest_method=hashlib.sha256)
 
 
 def check_name(parameter: str, name: object) -> None:
