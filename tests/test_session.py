@@ -1,7 +1,10 @@
 import copy
 import json
+import operator
 import pickle
 import secrets
+from collections import ChainMap
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -216,3 +219,74 @@ def test_without_randomness_there_is_no_id(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_repr_of_a_record_shows_its_id() -> None:
     session = a_session()
     assert session.id not in repr(session.record)
+
+
+def matched(session: Session) -> Any:
+    match session:
+        case {"cart": cart}:
+            return cart
+
+
+def unpacked(**data: Any) -> Any:
+    return data["cart"]
+
+
+WAYS: dict[str, Callable[[Session], Any]] = {
+    "[]": lambda session: session["cart"],
+    "get": lambda session: session.get("cart"),
+    "setdefault": lambda session: session.setdefault("cart", []),
+    "values": lambda session: next(iter(session.values())),
+    "items": lambda session: next(value for _, value in session.items()),
+    "copy": lambda session: session.copy()["cart"],
+    "dict": lambda session: dict(session)["cart"],
+    "|": lambda session: (session | {})["cart"],
+    "| of another": lambda session: ({} | session)["cart"],
+    "**": lambda session: {**session}["cart"],
+    "arguments": lambda session: unpacked(**session),
+    "update of another": lambda session: update({}, session)["cart"],
+    "copy.copy": lambda session: copy.copy(session)["cart"],
+    "match": matched,
+    "itemgetter": operator.itemgetter("cart"),
+    "ChainMap": lambda session: ChainMap({}, session)["cart"],
+}
+
+
+def update(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    one.update(other)
+    return one
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_whichever_way_a_nested_value_was_reached_its_change_counts(way: Callable[[Session], Any]) -> None:
+    session = a_session({"cart": [1], "other": 2})
+    cart = way(session)
+    assert not session.modified
+    cart.append(2)
+    assert session.delta() == ({"cart": "[1,2]"}, frozenset())
+
+
+def test_what_was_put_in_can_be_changed_after_it_was_stored() -> None:
+    cart = [1]
+    puts: list[Callable[[Session], Any]] = [
+        lambda session: session.__setitem__("cart", cart),
+        lambda session: session.setdefault("cart", cart),
+        lambda session: session.update(cart=cart),
+        lambda session: session.__ior__({"cart": cart}),
+    ]
+    for put in puts:
+        session = a_session({"other": 2})
+        put(session)
+        session.settle(a_session({"other": 2, "cart": [1]}).record, asked=session.asked)
+        assert not session.modified
+        cart.append(2)
+        assert session.delta() == ({"cart": "[1,2]"}, frozenset())
+        cart.pop()
+
+
+def test_what_goes_out_and_in_again_is_no_change() -> None:
+    session = a_session({"cart": [1], "other": 2})
+    session["cart"] = session.pop("cart")
+    del session["other"]
+    assert session.delta() == ({}, frozenset({"other"}))
+    session["other"] = 2
+    assert not session.modified

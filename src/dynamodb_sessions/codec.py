@@ -69,6 +69,14 @@ def decode(encoded: str) -> Any:
     return _decode(encoded)
 
 
+def decode_items(items: Mapping[str, str]) -> dict[str, Any]:
+    """Return every entry decoded. Raises ValueError or RecursionError if one is not JSON."""
+    values = _decode(f"[{','.join(items.values())}]")  # One pass over all is several times as fast as one over each.
+    if len(values) != len(items):
+        raise ValueError("an entry is not one JSON value")
+    return dict(zip(items, values, strict=True))
+
+
 def same(encoded: str, stored: str) -> bool:
     """Whether two stored strings carry one value, however another writer may have spaced it."""
     return encoded == stored or encoded == _encode(_decode(stored))

@@ -134,9 +134,10 @@ class DynamoDBStore:
         return record
 
     async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+        check_size(record)
         put = {
             "TableName": self.table_name,
-            "Item": item.from_record(check_size(record)),
+            "Item": item.from_record(record),
             "ConditionExpression": "attribute_not_exists(#id) OR #t <= :now",
             "ExpressionAttributeNames": {"#id": table.KEY, "#t": table.TTL},
             "ExpressionAttributeValues": {":now": item.number(now)},
@@ -152,7 +153,8 @@ class DynamoDBStore:
         return True
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
-        changed = check_size(changes.apply(record))
+        changed = changes.apply(record)
+        check_size(changed)
         if len(changes.set) + len(changes.remove) > _MAX_ENTRIES:
             return await self._replace(record, changes, now)
         try:
@@ -172,7 +174,8 @@ class DynamoDBStore:
                     stored = await self._get(record.id, now, consistent=True)
                 if stored is None or not is_same(stored, record):
                     return None
-                moved = check_size(changes.move(stored, new_id))
+                moved = changes.move(stored, new_id)
+                check_size(moved)
                 put = {
                     "TableName": self.table_name,
                     "Item": item.from_record(moved),
@@ -292,7 +295,8 @@ class DynamoDBStore:
                 stored = await self._get(record.id, now, consistent=True)
                 if stored is None or not is_same(stored, record):
                     return None
-                changed = check_size(changes.apply(stored))
+                changed = changes.apply(stored)
+                check_size(changed)
                 request = self._unchanged(stored, now)
                 request["ExpressionAttributeNames"] |= {"#c": "created_at", "#d": "user_data"}
                 request["ExpressionAttributeValues"] |= {

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from threading import Lock
 
 from dynamodb_sessions.exceptions import ConfigurationError
-from dynamodb_sessions.store import Changes, Health, Record, check_size, is_same, record_size, wall_clock
+from dynamodb_sessions.store import Changes, Health, Record, check_size, is_same, wall_clock
 
 _PYTHON_OVERHEAD = 1024
 """Bytes a record takes in this process beyond its text: the objects around it."""
@@ -27,6 +27,7 @@ class MemoryStore:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._records: OrderedDict[str, Record] = OrderedDict()
+        self._sizes: dict[str, int] = {}
         self._bytes = 0
         # Uncontended on one event loop; there may be several, each in a thread of its own.
         self._lock = Lock()
@@ -39,13 +40,13 @@ class MemoryStore:
             return self._live(session_id, now)
 
     async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
-        check_size(record)
+        size = check_size(record)
         with self._lock:
             if self._live(record.id, now) is not None:
                 return False
             if replaces is not None:
                 self._remove(replaces)
-            self._put(record)
+            self._put(record, size)
             return True
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
@@ -96,9 +97,10 @@ class MemoryStore:
             stored = self._live(record.id, now)
             if stored is None or not is_same(stored, record):
                 return None
-            changed = check_size(change(stored))
+            changed = change(stored)
+            size = check_size(changed)
             self._remove(record.id)
-            self._put(changed)
+            self._put(changed, size)
             return changed
 
     def _live(self, session_id: str, now: int) -> Record | None:
@@ -111,13 +113,13 @@ class MemoryStore:
         self._records.move_to_end(session_id)
         return record
 
-    def _put(self, record: Record) -> None:
+    def _put(self, record: Record, size: int) -> None:
         self._records[record.id] = record
-        self._bytes += record_size(record) + _PYTHON_OVERHEAD
+        self._sizes[record.id] = size
+        self._bytes += size + _PYTHON_OVERHEAD
         while len(self._records) > self._max_sessions or self._bytes > self._max_bytes:
             self._remove(next(iter(self._records)))
 
     def _remove(self, session_id: str) -> None:
-        record = self._records.pop(session_id, None)
-        if record is not None:
-            self._bytes -= record_size(record) + _PYTHON_OVERHEAD
+        if self._records.pop(session_id, None) is not None:
+            self._bytes -= self._sizes.pop(session_id) + _PYTHON_OVERHEAD

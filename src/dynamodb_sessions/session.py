@@ -27,6 +27,29 @@ class Session(dict[str, Any]):
     Raises CorruptRecord if the record's values are not JSON.
     """
 
+    accessed = False
+    """Whether anything was read or written."""
+    cleared = False
+    """Whether `clear()` was called: nothing of what was stored is to stay."""
+    rotates = False
+    """Whether the id is to change."""
+    late = False
+    """Whether the response has started: cookies can no longer be set."""
+    ended = False
+    """Whether a commit found that somebody else has ended the session: nothing of it may be stored again."""
+    record: Record | None = None
+    fixed_id: str | None = None
+    presented_id: str | None = None
+    _new_id: str | None = None
+    _new_owner: str | None = None
+    _new_max_age: int | None = None
+    _asked = 0
+    """How often the session was asked for more than content: a commit settles only what it knew of."""
+    _handed_out: set[str] | None = None
+    """Keys that were set, or whose value was given away and can be changed: all that a commit has to compare."""
+    _all_handed_out = False
+    _save: Callable[[], Awaitable[bool]] | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -35,27 +58,15 @@ class Session(dict[str, Any]):
         presented_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.accessed = False
-        """Whether anything was read or written."""
-        self.cleared = False
-        """Whether `clear()` was called: nothing of what was stored is to stay."""
-        self.rotates = False
-        """Whether the id is to change."""
-        self.late = False
-        """Whether the response has started: cookies can no longer be set."""
-        self.ended = False
-        """Whether a commit found that somebody else has ended the session: nothing of it may be stored again."""
-        self.record = record
-        self.fixed_id = fixed_id
-        self.presented_id = presented_id
-        self._new_id = fixed_id
-        self._new_owner: str | None = None
-        self._new_max_age: int | None = None
-        self._asked = 0
-        """How often the session was asked for more than content: a commit settles only what it knew of."""
-        self._save: Callable[[], Awaitable[bool]] | None = None
+        if args or kwargs:
+            super().__init__(*args, **kwargs)
+            self._all_handed_out = True
+        if fixed_id is not None:
+            self.fixed_id = self._new_id = fixed_id
+        if presented_id is not None:
+            self.presented_id = presented_id
         if record is not None:
+            self.record = record
             dict.update(self, record.content())
 
     @property
@@ -166,14 +177,23 @@ class Session(dict[str, Any]):
         if not stored:
             return encode_items(dict(dict.items(self))), frozenset()
         to_set = {}
-        for key, value in list(dict.items(self)):  # A sync endpoint's thread may still hold the session.
+        added = 0
+        # In lists: a sync endpoint's thread may still hold the session.
+        for key in list(dict.keys(self)) if self._all_handed_out else list(self._handed_out or ()):
+            try:
+                value = dict.__getitem__(self, key)
+            except KeyError:
+                continue
             before = stored.get(key)
+            added += before is None
             try:
                 unchanged = before is not None and same(encode(value), before)
             except (TypeError, ValueError, RecursionError):
                 unchanged = False
             if not unchanged:
                 to_set[key] = encode_item(key, value)
+        if dict.__len__(self) == len(stored) + added:
+            return to_set, frozenset()
         return to_set, frozenset(key for key in stored if not dict.__contains__(self, key))
 
     @property
@@ -230,18 +250,56 @@ class Session(dict[str, Any]):
 
     def __reduce__(self) -> tuple[type["Session"], tuple[dict[str, Any]]]:
         """Copy and pickle the content, not the request it belongs to."""
+        self._all_handed_out = True
         return Session, (dict(dict.items(self)),)
 
     def _ask(self) -> None:
         self.accessed = True
         self._asked += 1
 
+    def __getitem__(self, key: str) -> Any:
+        self.accessed = True
+        value = super().__getitem__(key)
+        if value.__class__ not in _CONSTANTS:
+            self._hand_out(key)
+        return value
 
-def _marking(name: str) -> Callable[..., Any]:
+    def get(self, key: str, default: Any = None) -> Any:
+        """As dict's."""
+        self.accessed = True
+        value = super().get(key, default)
+        if value.__class__ not in _CONSTANTS:
+            self._hand_out(key)
+        return value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """As dict's."""
+        self.accessed = True
+        self._hand_out(key)
+        return super().setdefault(key, default)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.accessed = True
+        self._hand_out(key)
+        super().__setitem__(key, value)
+
+    def _hand_out(self, key: str) -> None:
+        if self._handed_out is None:
+            self._handed_out = {key}
+        else:
+            self._handed_out.add(key)
+
+
+_CONSTANTS = frozenset((str, int, float, bool, type(None)))
+
+
+def _marking(name: str, *, hands_out: bool) -> Callable[..., Any]:
     method = getattr(dict, name)
 
     def marking(self: Session, /, *args: Any, **kwargs: Any) -> Any:
         self.accessed = True
+        if hands_out:
+            self._all_handed_out = True
         return method(self, *args, **kwargs)
 
     marking.__name__ = name
@@ -252,8 +310,9 @@ def _marking(name: str) -> Callable[..., Any]:
 
 # Every way into a dict tells that the response depends on the session, `in` and `len` included.
 for _name in (
-    *("__contains__", "__delitem__", "__eq__", "__getitem__", "__ior__", "__iter__", "__len__", "__ne__", "__or__"),
-    *("__repr__", "__reversed__", "__ror__", "__setitem__"),
-    *("copy", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"),
+    *("__contains__", "__delitem__", "__eq__", "__iter__", "__len__", "__ne__", "__repr__", "__reversed__"),
+    *("keys", "pop"),
 ):
-    setattr(Session, _name, _marking(_name))
+    setattr(Session, _name, _marking(_name, hands_out=False))
+for _name in ("__ior__", "__or__", "__ror__", "copy", "items", "popitem", "update", "values"):
+    setattr(Session, _name, _marking(_name, hands_out=True))

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from dynamodb_sessions.codec import decode
+from dynamodb_sessions.codec import decode_items
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, SessionTooLarge
 
 MAX_RECORD_SIZE = 400 * 1024
@@ -38,7 +38,7 @@ class Record:
     def content(self) -> dict[str, Any]:
         """Return the decoded data. Raises CorruptRecord if it is not JSON."""
         try:
-            return {key: decode(value) for key, value in self.data.items()}
+            return decode_items(self.data)
         except (ValueError, RecursionError):
             raise CorruptRecord("a stored session value is not JSON") from None
 
@@ -71,14 +71,17 @@ class Changes:
 
     def apply(self, record: Record) -> Record:
         """Return the record as these changes leave it."""
-        kept = {key: value for key, value in record.data.items() if key not in self.remove}
-        return replace(
-            record,
-            data=kept | dict(self.set),
-            expires_at=self.expires_at,
-            version=record.version + (not self.is_touch),
-            owner=record.owner if self.owner is None else self.owner,
-            max_age=record.max_age if self.max_age is None else self.max_age or None,
+        data = {**record.data, **self.set}
+        for key in self.remove:
+            data.pop(key, None)
+        return Record(
+            record.id,
+            data,
+            record.created_at,
+            self.expires_at,
+            record.version + (not self.is_touch),
+            record.owner if self.owner is None else self.owner,
+            record.max_age if self.max_age is None else self.max_age or None,
         )
 
     def move(self, record: Record, new_id: str) -> Record:
@@ -177,7 +180,7 @@ def record_size(record: Record) -> int:
 
     Source: "DynamoDB item sizes and formats" in the AWS documentation; checked against DynamoDB Local.
     """
-    entries = sum(len(key.encode()) + len(value.encode()) + 1 for key, value in record.data.items())
+    entries = sum(_bytes(key) + _bytes(value) + 1 for key, value in record.data.items())
     numbers = [record.created_at, record.expires_at, record.version]
     size = _NAMES_SIZE + len(record.id.encode()) + _MAP_SIZE + entries
     if record.owner is not None:
@@ -188,13 +191,17 @@ def record_size(record: Record) -> int:
     return size + sum((len(str(number).rstrip("0")) + 1) // 2 + 1 for number in numbers)
 
 
-def check_size(record: Record) -> Record:
-    """Return the record if it fits into one item. Raises SessionTooLarge."""
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def check_size(record: Record) -> int:
+    """Return the record's size in bytes. Raises SessionTooLarge if it does not fit into one item."""
     size = record_size(record)
     if size > MAX_RECORD_SIZE:
         keys = sorted(record.data, key=lambda key: len(record.data[key].encode()), reverse=True)
         raise SessionTooLarge(size, MAX_RECORD_SIZE, keys[:_LARGEST_KEYS])
-    return record
+    return size
 
 
 def check_seconds(name: str, value: int | None, *, minimum: int = 1) -> None:
