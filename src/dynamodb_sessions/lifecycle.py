@@ -154,22 +154,15 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
         return Create(new, replaces=gone if session.cleared or session.rotates else None)
 
     to_set, to_remove = session.delta() if session.accessed else ({}, frozenset())
-    changes = Changes(
-        expires_at=lifetimes.expires_at(now, created_at=record.created_at, own=session.max_age),
-        set=to_set,
-        remove=to_remove,
-        owner=session.new_owner,
-        max_age=session.new_max_age,
-    )
-    if to_remove and not dict.__len__(session) and session.new_owner is None:
-        return Empty(record, changes)
-    if session.rotates:
-        return Rotate(record, session.id, changes)
-    if not changes.is_touch:
-        return Update(record, changes)
-    if refresh or (session.accessed and lifetimes.wants_touch(record, changes.expires_at)):
-        return Touch(record, changes)
-    return Nothing()
+    expires_at = lifetimes.expires_at(now, created_at=record.created_at, own=session.max_age)
+    if session.new_owner is None:
+        if to_remove and not dict.__len__(session):
+            return Empty(record, Changes(expires_at, set=to_set, remove=to_remove, max_age=session.new_max_age))
+        if not (to_set or to_remove or session.rotates) and session.new_max_age is None:
+            wanted = refresh or (session.accessed and lifetimes.wants_touch(record, expires_at))
+            return Touch(record, Changes(expires_at)) if wanted else Nothing()
+    changes = Changes(expires_at, to_set, to_remove, session.new_owner, session.new_max_age)
+    return Rotate(record, session.id, changes) if session.rotates else Update(record, changes)
 
 
 async def load(store: SessionStore, session_id: str, lifetimes: Lifetimes, *, min_version: int = 0) -> Record | None:

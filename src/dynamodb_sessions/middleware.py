@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import lifecycle, migration, settings
-from dynamodb_sessions.cookie import SessionCookie
+from dynamodb_sessions.cookie import SessionCookie, Ticket
 from dynamodb_sessions.events import ObservedStore, OnEvent, check_on_event
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
 from dynamodb_sessions.fallback import FallbackStore
@@ -104,7 +104,7 @@ class DynamoDBSessionMiddleware:
         self._excluded = tuple(prefix.rstrip("/") for prefix in exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and not self._is_excluded(scope):
+        if scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
             await _Exchange(self, scope, receive, send).run()
         elif scope["type"] == "lifespan" and isinstance(self.store, FallbackStore):
             await self._start(self.store, scope, receive, send)
@@ -112,8 +112,6 @@ class DynamoDBSessionMiddleware:
             await self.app(scope, receive, send)
 
     def _is_excluded(self, scope: Scope) -> bool:
-        if not self._excluded:
-            return False
         path: str = scope["path"]
         root: str = scope.get("root_path", "")
         if root and path.startswith(f"{root}/"):
@@ -144,42 +142,40 @@ class DynamoDBSessionMiddleware:
 class _Exchange:
     """One request, or one websocket, from its cookie to its last commit."""
 
+    _refresh = False
+    """Whether the client's cookie was signed by an older key."""
+    _adopted = False
+    """Whether the session was in a cookie of Starlette's, which is to be removed."""
+    _set_cookie: str | None = None
+    _failed = False
+    """Whether the app's response says that it failed."""
+    _refused = False
+    """Whether the client was told to come back later: whatever the app still says is not passed on."""
+    _streaming = False
+    _disconnected = False
+    _committed: anyio.Event | None = None
+    """Set when the commit that is under way, if one is, has ended."""
+
     def __init__(self, middleware: DynamoDBSessionMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self._app = middleware.app
         self._middleware = middleware
-        self._store = middleware.observed
-        self._cookie = middleware.cookie
-        self._lifetimes = middleware.lifetimes
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._is_websocket = scope["type"] == "websocket"
-        self._session = Session()
-        self._refresh = False
-        """Whether the client's cookie was signed by an older key."""
-        self._adopted = False
-        """Whether the session was in a cookie of Starlette's, which is to be removed."""
-        self._set_cookie: str | None = None
-        self._failed = False
-        """Whether the app's response says that it failed."""
-        self._refused = False
-        """Whether the client was told to come back later: whatever the app still says is not passed on."""
-        self._streaming = False
-        self._disconnected = False
-        self._one_at_a_time = anyio.Lock()
 
     async def run(self) -> None:
-        if isinstance(self._middleware.store, FallbackStore):
-            await self._middleware.store.initialise()
+        middleware = self._middleware
+        if isinstance(middleware.store, FallbackStore):
+            await middleware.store.initialise()
+        tickets = middleware.cookie.read(self._scope["headers"])
         try:
-            self._session = await self._load()
+            session = await self._load(tickets) if tickets or middleware.imports is not None else Session()
         except _OUTAGE as error:
             await self._refuse("loaded", error)
             return
-        self._session.on_save(self._save)
-        self._scope["session"] = self._session
+        session.on_save(self._save)
+        self._session = self._scope["session"] = session
         try:
-            await self._app(self._scope, self._watch, self._respond)
+            await middleware.app(self._scope, self._watch, self._respond)
         except BaseException as error:
             gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
             await self._finish(failed=self._failed or not gone)
@@ -189,12 +185,12 @@ class _Exchange:
         else:
             await self._finish(failed=self._failed)
 
-    async def _load(self) -> Session:
+    async def _load(self, tickets: Sequence[Ticket]) -> Session:
         presented = None
-        for ticket in self._cookie.read(self._scope["headers"]):
+        for ticket in tickets:
             try:
                 record = await lifecycle.load(
-                    self._store, ticket.session_id, self._lifetimes, min_version=ticket.version
+                    self._middleware.observed, ticket.session_id, self._middleware.lifetimes, min_version=ticket.version
                 )
                 if record is not None:
                     session = Session(record=record)
@@ -206,7 +202,7 @@ class _Exchange:
                 presented = presented or ticket.session_id
         if self._middleware.imports is not None:
             for found in self._middleware.imports.read(self._scope["headers"]):
-                record = await migration.adopt(self._store, found, self._lifetimes)
+                record = await migration.adopt(self._middleware.observed, found, self._middleware.lifetimes)
                 if record is not None:
                     self._refresh = self._adopted = True
                     return Session(record=record)
@@ -231,7 +227,7 @@ class _Exchange:
                 await self._refuse("saved", error)
                 return
             self._session.late = True
-            if message["type"] != "websocket.close":
+            if message["type"] != "websocket.close" and (self._session.accessed or self._set_cookie is not None):
                 self._add_headers(message)
         elif message.get("more_body"):
             self._streaming = True
@@ -252,8 +248,8 @@ class _Exchange:
         if self._set_cookie is not None:
             headers.append("Set-Cookie", self._set_cookie)
             imports = self._middleware.imports
-            if self._adopted and imports is not None and imports.name != self._cookie.name:
-                headers.append("Set-Cookie", self._cookie.expire(secure=self._is_secure, name=imports.name))
+            if self._adopted and imports is not None and imports.name != self._middleware.cookie.name:
+                headers.append("Set-Cookie", self._middleware.cookie.expire(secure=self._is_secure, name=imports.name))
             headers.setdefault("Cache-Control", "no-store")
 
     async def _save(self) -> bool:
@@ -265,21 +261,33 @@ class _Exchange:
         One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
         cut a save in half; the store's own deadline ends it.
         """
-        with anyio.CancelScope(shield=True):
-            async with self._one_at_a_time:
-                kept = await self._commit_alone(failed=failed)
+        if not self._session.accessed and not self._refresh:
+            return not self._session.ended
+        if self._committed is not None:
+            with anyio.CancelScope(shield=True):
+                while self._committed is not None:
+                    await self._committed.wait()
+        now = lifecycle.clock()
+        action = lifecycle.decide(self._session, self._middleware.lifetimes, now, failed=failed, refresh=self._refresh)
+        if isinstance(action, Nothing):
+            return not self._session.ended
+        self._committed = anyio.Event()
+        try:
+            with anyio.CancelScope(shield=True):
+                kept = await self._commit_alone(action, now)
+        finally:
+            self._committed.set()
+            self._committed = None
         return kept
 
-    async def _commit_alone(self, *, failed: bool) -> bool:
+    async def _commit_alone(self, action: lifecycle.Action, now: int) -> bool:
         session = self._session
-        now = lifecycle.clock()
-        action = lifecycle.decide(session, self._lifetimes, now, failed=failed, refresh=self._refresh)
         if isinstance(action, Create) and session.late:
             logger.warning(
                 "the response has started, so a new session cannot be given to the browser: it is not stored"
             )
             if action.replaces is not None:
-                await lifecycle.commit(self._store, session, Delete(action.replaces))
+                await lifecycle.commit(self._middleware.observed, session, Delete(action.replaces))
             session.ended = True
             return False
         if isinstance(action, Rotate) and session.late:
@@ -288,20 +296,20 @@ class _Exchange:
             )
             changes = replace(action.changes, owner=None)
             action = Update(action.record, changes) if not changes.is_touch else Nothing()
-        if isinstance(action, Nothing):
-            return not session.ended
+            if isinstance(action, Nothing):
+                return True
         bound = session.new_owner is not None
-        if not await lifecycle.commit(self._store, session, action):
+        if not await lifecycle.commit(self._middleware.observed, session, action):
             return False
         self._refresh = False
         if bound:
             await self._limit_owner(session.record)
         secure = self._is_secure
         if session.record is None:
-            self._set_cookie = self._cookie.expire(secure=secure)
+            self._set_cookie = self._middleware.cookie.expire(secure=secure)
         else:
-            max_age = self._lifetimes.cookie_max_age(session.record, now)
-            self._set_cookie = self._cookie.issue(
+            max_age = self._middleware.lifetimes.cookie_max_age(session.record, now)
+            self._set_cookie = self._middleware.cookie.issue(
                 session.record.id, session.record.version, max_age=max_age, secure=secure
             )
         return True
@@ -332,7 +340,7 @@ class _Exchange:
         """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
         logger.error("a session could not be %s: %s", what, error)
         self._refused = True
-        if self._is_websocket:
+        if self._scope["type"] == "websocket":
             await self._send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "Try again later"})
             return
         response = PlainTextResponse(
@@ -341,7 +349,7 @@ class _Exchange:
         await response(self._scope, self._receive, self._send)
 
 
-_STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start", "websocket.close")
+_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start", "websocket.close"))
 
 
 def session_middleware(**options: Any) -> Middleware:
