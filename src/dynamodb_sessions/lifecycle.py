@@ -202,7 +202,7 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
         case Update(record, changes) | Touch(record, changes):
             held, stored = changes.apply(record), await store.update(record, changes, now=now)
         case Rotate(record, new_id, changes):
-            held, stored = changes.apply(record), await store.rotate(record, new_id, changes, now=now)
+            held, stored = changes.move(record, new_id), await store.rotate(record, new_id, changes, now=now)
     if held is None:
         session.settle(None, asked=asked)
         return True
@@ -210,8 +210,9 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
         session.ended = True
         logger.warning("session %s was ended meanwhile: nothing more is stored of it", short(held.id))
         return False
-    # What others have added meanwhile is not in this session's dict, and must not look removed from it.
-    session.settle(replace(stored, data=held.data), asked=asked)
+    # What others have changed meanwhile is not in this session's dict: it must not look removed from it, nor be deleted
+    # as known.
+    session.settle(replace(stored, data=held.data, version=held.version), asked=asked, version=stored.version)
     return True
 
 

@@ -300,6 +300,7 @@ class _Exchange:
                 return True
         bound = session.new_owner is not None
         if not await lifecycle.commit(self._middleware.observed, session, action):
+            self._set_cookie = None  # Not even one that an earlier save of this request was to send.
             return False
         self._refresh = False
         if bound:
@@ -310,7 +311,7 @@ class _Exchange:
         else:
             max_age = self._middleware.lifetimes.cookie_max_age(session.record, now)
             self._set_cookie = self._middleware.cookie.issue(
-                session.record.id, session.record.version, max_age=max_age, secure=secure
+                session.record.id, session.stored_version, max_age=max_age, secure=secure
             )
         return True
 

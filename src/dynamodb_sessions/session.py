@@ -48,6 +48,8 @@ class Session(dict[str, Any]):
     _handed_out: set[str] | None = None
     """Keys that were set, or whose value was given away and can be changed: all that a commit has to compare."""
     _all_handed_out = False
+    stored_version = 0
+    """The version that the last commit left."""
     _save: Callable[[], Awaitable[bool]] | None = None
 
     def __init__(
@@ -215,12 +217,14 @@ class Session(dict[str, Any]):
         """A number that grows with every `clear`, `regenerate`, `bind` and `set_max_age`."""
         return self._asked
 
-    def settle(self, record: Record | None, *, asked: int) -> None:
+    def settle(self, record: Record | None, *, asked: int, version: int = 0) -> None:
         """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is.
 
         `asked` is what it was when the commit was decided: what has been asked for since, is still to be done.
+        `version` is the stored one: higher than the record's if others have changed the session too.
         """
         self.record = record
+        self.stored_version = version
         self.presented_id = None
         if asked == self._asked:
             self.cleared = self.rotates = self.ended = False
