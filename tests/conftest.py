@@ -1,6 +1,7 @@
 """What every test may ask for: a clean environment, the DynamoDB engines, and stores on tables of their own."""
 
 import os
+import random
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,9 @@ KEY = "a-key-for-tests-of-more-than-32-bytes"
 
 NIGHTLY = os.environ.get("SESSIONS_TESTS") == "nightly"
 """Whether the suites run at full length."""
+
+SEED = int(os.environ.get("SESSIONS_SEED") or random.SystemRandom().randrange(2**32))
+"""What all chance in the tests comes from."""
 
 LOCAL = "DYNAMODB_LOCAL_URL"
 REQUIRED = "REQUIRE_DYNAMODB_LOCAL"
@@ -125,6 +129,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stopped = Clock(1_800_000_000)
     monkeypatch.setattr(lifecycle, "clock", stopped)
     return stopped
+
+
+def pytest_report_header() -> str:
+    return f"sessions: {'nightly' if NIGHTLY else 'default'} profile, SESSIONS_SEED={SEED}"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
