@@ -180,7 +180,7 @@ def record_size(record: Record) -> int:
 
     Source: "DynamoDB item sizes and formats" in the AWS documentation; checked against DynamoDB Local.
     """
-    entries = sum(_bytes(key) + _bytes(value) + 1 for key, value in record.data.items())
+    entries = len("".join(record.data).encode()) + len("".join(record.data.values()).encode()) + len(record.data)
     numbers = [record.created_at, record.expires_at, record.version]
     size = _NAMES_SIZE + len(record.id.encode()) + _MAP_SIZE + entries
     if record.owner is not None:
@@ -189,10 +189,6 @@ def record_size(record: Record) -> int:
         size += len("max_age")
         numbers.append(record.max_age)
     return size + sum((len(str(number).rstrip("0")) + 1) // 2 + 1 for number in numbers)
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def check_size(record: Record) -> int:
