@@ -9,6 +9,9 @@ import socket
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ import pytest
 from dynamodb_sessions import DynamoDBStore
 from examples.duel_arena import contenders
 from examples.duel_arena.__main__ import main, secret_key
-from examples.duel_arena.app import MAX_DUELS, STATIC, create_app
+from examples.duel_arena.app import MAX_DEVICES, MAX_DUELS, STATIC, TOUCH_AFTER, create_app
 from examples.duel_arena.calls import HEADER
+from examples.duel_arena.devices import browser_of
 from tests.conftest import KEY
 
 ROOT = Path(__file__).parent.parent
@@ -176,15 +180,148 @@ async def test_the_panel_shows_what_the_middleware_does(arena: Arena) -> None:
         assert (await get(stranger, "/panel"))["late"] == []
 
 
+@asynccontextmanager
+async def signed_in(arena: Arena, *names: str, **options: Any) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """Browsers in front of web processes of their own, one for each name."""
+    async with AsyncExitStack() as stack:
+        browsers = [await stack.enter_async_context(arena.browser(**options)) for _ in names]
+        for browser, name in zip(browsers, names, strict=True):
+            assert (await post(browser, "/sign-in", name=name)).status_code == 200
+        yield browsers
+
+
+async def devices_of(browser: httpx.AsyncClient) -> list[dict[str, Any]]:
+    shown = await get(browser, "/devices")
+    devices: list[dict[str, Any]] = shown["devices"]
+    return devices
+
+
+async def test_a_player_sees_every_device_and_this_one_first(arena: Arena) -> None:
+    async with signed_in(arena, "Ada", "Eve", "Ada") as (laptop, stranger, phone):
+        await post(phone, "/sign-in", name="Ada")  # The same device, in the place of its former self.
+        shown = await get(phone, "/devices")
+        assert shown["player"] == "Ada"
+        this, other = shown["devices"]
+        assert this["id"] == (await get(phone, "/panel"))["session"]
+        assert other["id"] == (await get(laptop, "/panel"))["session"]
+        assert abs(time.time() - other["since"]) < 60
+        assert this["browser"] == browser_of(phone.headers["User-Agent"])
+        text = json.dumps(shown)
+        assert all(session_id(browser) not in text for browser in (laptop, stranger, phone))
+        assert len(await devices_of(stranger)) == 1
+
+
+async def test_a_device_was_last_seen_when_it_last_asked(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with signed_in(arena, "Ada", "Ada") as (one, other):
+        now = time.time()
+
+        async def idle(after: float) -> int:
+            monkeypatch.setattr(time, "time", lambda: now + after)
+            seconds: int = (await devices_of(one))[1]["idle"]
+            return seconds
+
+        assert await idle(300) in range(299, 302)
+        await get(other, "/arena")
+        assert await idle(300 + TOUCH_AFTER) in range(TOUCH_AFTER - 1, TOUCH_AFTER + 2)
+
+
+async def test_ending_all_others_signs_them_out_on_their_very_next_request(arena: Arena) -> None:
+    async with signed_in(arena, "Ada", "Ada", "Eve", "Ada") as (one, other, stranger, another):
+        left = (await post(one, "/devices/end-others")).json()["devices"]
+        assert [device["id"] for device in left] == [(await get(one, "/panel"))["session"]]
+        for ended in (other, another):
+            assert (await get(ended, "/arena"))["player"] is None
+        assert (await get(one, "/arena"))["player"] == "Ada"
+        assert (await get(stranger, "/arena"))["player"] == "Eve"
+        assert len(arena.items) == 2
+
+
+async def test_one_device_can_be_ended(arena: Arena) -> None:
+    async with signed_in(arena, "Ada", "Ada", "Ada") as (one, other, another):
+        device = (await get(other, "/panel"))["session"]
+        left = (await post(one, "/devices/end", device=device)).json()["devices"]
+        assert len(left) == 2
+        assert [(await get(browser, "/arena"))["player"] for browser in (one, other, another)] == ["Ada", None, "Ada"]
+        assert (await post(one, "/devices/end", device=device)).status_code == 404
+
+
+async def test_only_ones_own_other_devices_can_be_ended(arena: Arena) -> None:
+    async with signed_in(arena, "Ada", "Eve") as (victim, stranger):
+        fingerprint = (await get(victim, "/panel"))["session"]
+        for device in (fingerprint, session_id(victim), "", None, [fingerprint], {"$ne": ""}):
+            assert (await post(stranger, "/devices/end", device=device)).status_code == 404
+        own = (await get(stranger, "/panel"))["session"]
+        assert (await post(stranger, "/devices/end", device=own)).status_code == 409
+        assert len(arena.items) == 2
+
+
+async def test_one_sign_in_too_many_ends_the_oldest(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    async with AsyncExitStack() as stack:
+        browsers = [await stack.enter_async_context(arena.browser()) for _ in range(MAX_DEVICES + 1)]
+        for age, browser in enumerate(browsers):
+            monkeypatch.setattr(time, "time", lambda moment=now + age: moment)
+            await post(browser, "/sign-in", name="Ada")
+        assert len(await devices_of(browsers[-1])) == MAX_DEVICES
+        assert [(await get(browser, "/arena"))["player"] for browser in browsers] == [None] + MAX_DEVICES * ["Ada"]
+
+
+async def test_devices_are_known_in_memory_too(table_name: str, dynamodb: Any) -> None:
+    app = create_app(DynamoDBStore(table_name, client=dynamodb), KEY, pace=0)  # A table that is not there.
+
+    def browser() -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://arena")
+
+    async with browser() as one, browser() as other:
+        for client in (one, other):
+            await post(client, "/sign-in", name="Ada")
+        assert (await get(one, "/panel"))["mode"] == "memory"
+        assert len(await devices_of(one)) == 2
+        await post(one, "/devices/end-others")
+        assert (await get(other, "/arena"))["player"] is None
+
+
+async def test_without_the_index_the_arena_goes_on_and_says_what_is_missing(arena: Arena) -> None:
+    arena.dynamodb.create_table(
+        TableName=arena.table_name,
+        KeySchema=[{"AttributeName": "session_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "session_id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    async with signed_in(arena, "Ada") as (browser,):
+        refused = await browser.get("/api/devices")
+        assert refused.status_code == 503
+        assert refused.json()["error"].startswith("DynamoDB said")
+        assert (await get(browser, "/arena"))["player"] == "Ada"
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "browser"),
+    [
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on Linux"),
+        ("Mozilla/5.0 (Windows NT 10.0) Chrome/140.0.0.0 Safari/537.36 Edg/140.0.0.0", "Edge on Windows"),
+        ("Mozilla/5.0 (Windows NT 10.0) Chrome/140.0.0.0 Safari/537.36 OPR/122.0.0.0", "Opera on Windows"),
+        ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Version/18.5 Safari/605.1.15", "Safari on macOS"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) CriOS/140.0 Safari/604.1", "Chrome on iPhone"),
+        ("Mozilla/5.0 (Linux; Android 15) Chrome/140.0.0.0 Mobile Safari/537.36", "Chrome on Android"),
+        ("<b>curl</b>" * 1000, "Some browser"),
+        ("", "Some browser"),
+    ],
+)
+def test_a_browser_is_named_in_words_of_ours(user_agent: str, browser: str) -> None:
+    assert browser_of(user_agent) == browser
+
+
 async def test_every_answer_says_which_calls_it_took(arena: Arena) -> None:
     async with arena.browser() as browser:
         assert (await browser.get("/api/arena")).headers[HEADER] == ""
-        assert (await post(browser, "/sign-in", name="Ada")).headers[HEADER] == "PutItem"
+        assert (await post(browser, "/sign-in", name="Ada")).headers[HEADER] == "PutItem, Query, GetItem"
         assert (await browser.get("/api/arena")).headers[HEADER] == "GetItem"
         started = await post(browser, "/duels", topic="tabs")
         assert started.headers[HEADER] == "GetItem, UpdateItem"
         # What a stream saves comes too late for a header.
         assert (await post(browser, f"/duels/{started.json()['id']}/answers")).headers[HEADER] == "GetItem"
+        assert (await browser.get("/api/devices")).headers[HEADER] == "GetItem, Query, GetItem"
         assert (await post(browser, "/new-id")).headers[HEADER] == "GetItem, TransactWriteItems"
         assert (await post(browser, "/sign-out")).headers[HEADER] == "GetItem, DeleteItem"
         assert HEADER not in (await browser.get("/")).headers
@@ -235,12 +372,18 @@ async def test_only_json_from_its_own_page_is_taken(arena: Arena) -> None:
         assert (await browser.get("/api/sign-out")).status_code == 405
         assert arena.items == []
 
+        await post(browser, "/sign-in", name="Ada")
+        for path in ("/sign-in", "/sign-out", "/new-id", "/duels", "/devices/end", "/devices/end-others"):
+            assert (await browser.post(f"/api{path}", data={})).status_code == 415
+        assert (await get(browser, "/arena"))["player"] == "Ada"
+
 
 async def test_who_has_not_signed_in_cannot_play(arena: Arena) -> None:
     async with arena.browser() as browser:
-        for path in ("/duels", "/duels/0/answers", "/duels/0/vote", "/new-id"):
+        for path in ("/duels", "/duels/0/answers", "/duels/0/vote", "/new-id", "/devices/end", "/devices/end-others"):
             refused = await post(browser, path, topic="tabs")
             assert (refused.status_code, refused.json()["error"]) == (401, "Sign in first.")
+        assert (await browser.get("/api/devices")).status_code == 401
         assert arena.items == []
 
 

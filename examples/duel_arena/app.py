@@ -1,11 +1,10 @@
 """The arena's ASGI app. Everything it knows about a player is in `request.session`.
 
-The session holds `player`, `score` and, for each duel, `duel:<id>` and `answers:<id>`: keys of their own, because
-sessions are saved key by key. An answer that ends while a vote comes in does not undo the vote.
+The session holds `player`, `browser`, `score` and, for each duel, `duel:<id>` and `answers:<id>`: keys of their own,
+because sessions are saved key by key. An answer that ends while a vote comes in does not undo the vote.
 """
 
 import contextlib
-import hashlib
 import json
 import secrets
 import time
@@ -24,7 +23,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, Session
-from examples.duel_arena import contenders
+from dynamodb_sessions.store import OwnerStore
+from examples.duel_arena import contenders, devices
 from examples.duel_arena.bodies import json_body, line_of_text
 from examples.duel_arena.calls import CountCalls, late_calls, watch
 
@@ -33,10 +33,17 @@ STATIC = Path(__file__).parent / "static"
 PACE = 0.115
 """Seconds per word, about."""
 
+MAX_AGE = 3600
+"""Seconds until a session that nobody looks at is over."""
+
+TOUCH_AFTER = 30
+"""Seconds by which the time a device was last seen may be off: each write of an expiry costs."""
+
 MAX_NAME = 40
 MAX_QUESTION = 140
 MAX_DUELS = 20
 MAX_LATE = 5
+MAX_DEVICES = 5
 
 
 def create_app(
@@ -53,8 +60,24 @@ def create_app(
     arena = Arena(store, pace, closing)
     with contextlib.suppress(ConfigurationError):  # Without a client there is nothing to count, and memory takes over.
         watch(store.client)
-    api = Starlette(routes=arena.routes(), exception_handlers={HTTPException: _say})
-    api.add_middleware(DynamoDBSessionMiddleware, secret_key=secret_key, session_cookie="duel_arena", store=store)
+
+    def sessions(app: ASGIApp) -> ASGIApp:
+        middleware = DynamoDBSessionMiddleware(
+            app,
+            secret_key,
+            "duel_arena",
+            MAX_AGE,
+            store=store,
+            touch_after=TOUCH_AFTER,
+            max_sessions_per_owner=MAX_DEVICES,
+        )
+        # Not simply `store`: while DynamoDB cannot be initialised, the middleware has them in memory.
+        if isinstance(middleware.store, OwnerStore):
+            arena.sessions = middleware.store
+        return middleware
+
+    api = Starlette(routes=arena.routes(), exception_handlers={HTTPException: _say, ConfigurationError: _say_why})
+    api.add_middleware(sessions)
     api.add_middleware(CountCalls, late=arena.late)
     return Starlette(
         routes=[Route("/", _page), Mount("/api", api), Mount("/static", StaticFiles(directory=STATIC))],
@@ -67,6 +90,7 @@ class Arena:
 
     def __init__(self, store: DynamoDBStore, pace: float, closing: Callable[[], bool]) -> None:
         self.store = store
+        self.sessions: OwnerStore = store
         self.pace = pace
         self.closing = closing
         self.late = late_calls()
@@ -78,6 +102,9 @@ class Arena:
             Route("/sign-in", self.sign_in, methods=["POST"]),
             Route("/sign-out", self.sign_out, methods=["POST"]),
             Route("/new-id", self.new_id, methods=["POST"]),
+            Route("/devices", self.devices),
+            Route("/devices/end", self.end_device, methods=["POST"]),
+            Route("/devices/end-others", self.end_others, methods=["POST"]),
             Route("/duels", self.start, methods=["POST"]),
             Route("/duels/{id}/answers", self.answer, methods=["POST"]),
             Route("/duels/{id}/vote", self.vote, methods=["POST"]),
@@ -95,7 +122,7 @@ class Arena:
                 "mode": self.store.mode,
                 "reason": self.store.mode_reason,
                 "signed_in": "player" in session,
-                "session": None if session.is_new else _fingerprint(session.id),
+                "session": None if session.is_new else devices.fingerprint(session.id),
                 "size": 0 if session.is_new else len(json.dumps(session, ensure_ascii=False).encode()),
                 "expires_in": None if session.expires_at is None else max(0, round(session.expires_at - now)),
                 "late": [
@@ -110,7 +137,8 @@ class Arena:
         name = line_of_text(await json_body(request), "name", "Your name", MAX_NAME)
         session = _session(request)
         session.clear()
-        session.update(player=name, score=dict.fromkeys(contenders.CONTENDERS, 0))
+        browser = devices.browser_of(request.headers.get("user-agent", ""))
+        session.update(player=name, browser=browser, score=dict.fromkeys(contenders.CONTENDERS, 0))
         session.bind(name)
         return JSONResponse(_state(session))
 
@@ -125,6 +153,28 @@ class Arena:
         session = _player(request)
         session.regenerate()
         return JSONResponse(_state(session))
+
+    async def devices(self, request: Request) -> Response:
+        return await self._show_devices(_player(request))
+
+    async def end_device(self, request: Request) -> Response:
+        body = await json_body(request)
+        session = _player(request)
+        if body.get("device") == devices.fingerprint(session.id):
+            raise HTTPException(409, "This is where you are: sign out instead.")
+        if not await devices.end(self.sessions, session["player"], body.get("device")):
+            raise HTTPException(404, "That device is signed out already.")
+        return await self._show_devices(session)
+
+    async def end_others(self, request: Request) -> Response:
+        await json_body(request)
+        session = _player(request)
+        await self.sessions.revoke_owner(session["player"], keep=session.id)
+        return await self._show_devices(session)
+
+    async def _show_devices(self, session: Session) -> Response:
+        shown = await devices.all_of(self.sessions, session, MAX_AGE)
+        return JSONResponse({"player": session["player"], "devices": shown})
 
     async def start(self, request: Request) -> Response:
         body = await json_body(request)
@@ -185,6 +235,11 @@ async def _say(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": refusal.detail}, refusal.status_code, refusal.headers)
 
 
+async def _say_why(_: Request, error: Exception) -> Response:
+    """An index that is missing, or that may not be asked: the arena goes on without it."""
+    return JSONResponse({"error": str(error)}, 503)
+
+
 def _session(request: Request) -> Session:
     return cast("Session", request.session)
 
@@ -213,7 +268,7 @@ def _state(session: Session) -> dict[str, Any]:
             corner: {"name": contender.name, "motto": contender.motto}
             for corner, contender in contenders.CONTENDERS.items()
         },
-        "limits": {"name": MAX_NAME, "question": MAX_QUESTION, "duels": MAX_DUELS},
+        "limits": {"name": MAX_NAME, "question": MAX_QUESTION, "duels": MAX_DUELS, "devices": MAX_DEVICES},
     }
 
 
@@ -240,10 +295,6 @@ def _forget_oldest(session: Session) -> None:
         kind, _, name = key.partition(":")
         if kind in {"duel", "answers"} and name not in kept:
             del session[key]
-
-
-def _fingerprint(session_id: str) -> str:
-    return hashlib.sha256(session_id.encode()).hexdigest()[:8]
 
 
 def _line(**values: Any) -> str:

@@ -4,6 +4,8 @@ const $ = (id) => document.getElementById(id);
 const corners = ["red", "blue"];
 const MAX_REQUESTS = 5;
 const PANEL_EVERY = 10_000;
+const DEVICES_EVERY = 2_000;
+const ACTIVE = 45; // Seconds a device was not seen for, at most, that is in use: what its pages ask for counts.
 
 let state = null; // What GET /api/arena says: player, score, duels, topics, contenders.
 let current = null; // The duel on stage.
@@ -53,7 +55,7 @@ async function attempt(action, { field } = {}) {
   } finally {
     setBusy(false);
   }
-  await showPanel();
+  await Promise.all([showPanel(), lookForDevices()]);
 }
 
 async function explain(trouble, again, field) {
@@ -61,8 +63,7 @@ async function explain(trouble, again, field) {
   if (field && trouble.status === 422) {
     complain(field, trouble.message);
   } else if (trouble.status === 401 && state?.player) {
-    await load();
-    showAlert("Your session has ended.", "Sign in again to go on.", null);
+    await lookAgain();
   } else if (trouble.status === 503) {
     showAlert("The session store is out of reach.", "Nothing is lost and nobody is signed out: what is stored stays stored.", again);
   } else if (trouble.status === 0) {
@@ -116,6 +117,16 @@ async function load() {
   show(state.player && latest && !latest.vote ? latest : null);
 }
 
+// Somebody else has changed who is signed in here: another tab, another device, or time.
+async function lookAgain() {
+  const before = state?.player;
+  await load();
+  if (before && !state.player) {
+    showAlert("You were signed out.", "This session was ended elsewhere, or it ran out. Sign in again to go on.", null);
+    scrollTo({ top: 0, behavior: "smooth" });
+  }
+}
+
 function show(duel) {
   stream?.abort();
   stream = null;
@@ -127,6 +138,7 @@ function show(duel) {
   }
   $("who").hidden = !state.player;
   $("player").textContent = state.player ?? "";
+  if (!state.player) showDevices([]);
   $("asked").textContent = duel?.question ?? "";
   showTopics();
   enter(phase);
@@ -298,6 +310,84 @@ async function vote(corner) {
   requestAnimationFrame(() => score.classList.add("bumped"));
 }
 
+/* Your devices. */
+
+// Asks who is signed in as this player. What somebody does meanwhile is newer than the answer, which is then dropped.
+async function lookForDevices() {
+  if (busy || !state?.player) return;
+  const asked = state;
+  try {
+    const { player, devices } = await get("/devices");
+    if (busy || state !== asked) return;
+    if (player === state.player) showDevices(devices);
+    else await lookAgain();
+  } catch (trouble) {
+    if (!(trouble instanceof Trouble)) throw trouble;
+    if (busy || state !== asked) return;
+    if (trouble.status === 401) await lookAgain().then(showPanel, () => {});
+    else $("devices-poll").textContent = "The list cannot be read just now.";
+  }
+}
+
+// Touches only what is different, so that a button under the finger stays there, and only a newcomer makes an entrance.
+function showDevices(devices) {
+  $("devices-panel").hidden = devices.length === 0;
+  $("devices-hint").textContent =
+    {
+      1: "Sign in under the same name in another browser, and watch it appear here.",
+      [state.limits.devices]: "That is as many as there may be: the next sign-in ends the oldest.",
+    }[devices.length] ?? "";
+  $("end-others").hidden = devices.length < 2;
+  const list = $("devices");
+  const rows = new Map([...list.children].map((row) => [row.dataset.device, row]));
+  const ids = new Set(devices.map(({ id }) => id));
+  for (const [id, row] of rows) if (!ids.has(id)) row.remove();
+  devices.forEach((device, place) => {
+    const row = rows.get(device.id) ?? deviceRow(device, place === 0);
+    if (list.children[place] !== row) list.insertBefore(row, list.children[place] ?? null);
+    const active = device.idle <= ACTIVE;
+    row.querySelector(".lamp").className = `lamp ${active ? "dynamodb" : ""}`;
+    row.querySelector(".seen").textContent = active ? "Active now" : `Seen ${minutes(device.idle)} ago`;
+  });
+}
+
+function deviceRow({ id, browser, since }, isThis) {
+  const row = element("li", "device");
+  row.dataset.device = id;
+  const browserName = browser ?? "Some browser";
+  const name = element("p", "device-name", browserName);
+  if (isThis) name.append(" ", element("span", "this", "here"));
+  const which = element("p", "quiet");
+  which.append(element("span", "mono", id), ` since ${clock(since)}`);
+  const text = element("div");
+  text.append(name, element("p", "quiet seen"), which);
+  row.append(element("span", "lamp"), text);
+  if (!isThis) {
+    const button = element("button", "button small", "End");
+    button.type = "button";
+    button.setAttribute("aria-label", `End ${browserName}, session ${id}`);
+    button.onclick = () => attempt(() => end("/devices/end", { device: id }));
+    row.append(button);
+  }
+  return row;
+}
+
+async function end(path, what) {
+  const { devices } = await post(path, what);
+  showDevices(devices);
+  $("devices-title").focus({ preventScroll: true });
+}
+
+function clock(at) {
+  const day = new Date(at * 1000);
+  const time = day.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  return day.toDateString() === new Date().toDateString() ? time : `${day.toLocaleDateString()} ${time}`;
+}
+
+function minutes(seconds) {
+  return `${Math.max(1, Math.round(seconds / 60))} min`;
+}
+
 /* Behind the curtain. */
 
 const requests = [];
@@ -306,10 +396,13 @@ let left = null; // Seconds to expiry, counted down between polls.
 
 function note(method, path, label, calls, status) {
   const operations = calls === null ? null : calls.split(", ").filter(Boolean);
+  if (path === "/api/devices") {
+    $("devices-poll").textContent = `Looked up every ${DEVICES_EVERY / 1000} seconds: ${counted(operations).join(", ")}.`;
+    return;
+  }
   if (path === "/api/panel") {
     polls += 1;
-    const what = operations?.length ? operations.join(", ") : "no call";
-    $("own-poll").textContent = `This panel itself: ${what}, asked ${polls === 1 ? "once" : `${polls} times`}.`;
+    $("own-poll").textContent = `This panel itself: ${counted(operations).join(", ")}, asked ${polls === 1 ? "once" : `${polls} times`}.`;
     return;
   }
   requests.unshift({ method, path, label, operations, status, late: [], at: Date.now() / 1000 });
@@ -325,8 +418,7 @@ function showRequests() {
       const failed = status >= 400 ? `, ${status}` : "";
       item.append(element("span", "request", `${method} ${label}${failed}`));
       const chips = element("span", "chips");
-      for (const operation of operations ?? []) chips.append(element("span", "chip", operation));
-      if (!operations?.length) chips.append(element("span", "chip none", "no call"));
+      for (const what of counted(operations)) chips.append(element("span", operations?.length ? "chip" : "chip none", what));
       for (const operation of late) {
         const chip = element("span", "chip late", operation);
         chip.append(element("span", "hidden", " after the headers"));
@@ -336,6 +428,13 @@ function showRequests() {
       return item;
     }),
   );
+}
+
+function counted(operations) {
+  const times = new Map();
+  for (const operation of operations ?? []) times.set(operation, (times.get(operation) ?? 0) + 1);
+  const said = [...times].map(([operation, count]) => (count > 1 ? `${count}\u00a0×\u00a0${operation}` : operation));
+  return said.length ? said : ["no call"];
 }
 
 async function showPanel() {
@@ -365,7 +464,7 @@ async function showPanel() {
     if (request && at >= request.at - 1) request.late = operations;
   }
   showRequests();
-  if (state && Boolean(state.player) !== panel.signed_in && !busy) await load().catch(() => {});
+  if (state && Boolean(state.player) !== panel.signed_in && !busy) await lookAgain().catch(() => {});
   if (!state && !busy) await attempt(load);
 }
 
@@ -417,6 +516,7 @@ $("new-id").onclick = () =>
   attempt(async () => {
     state = await post("/new-id");
   });
+$("end-others").onclick = () => attempt(() => end("/devices/end-others"));
 $("sign-out").onclick = () =>
   attempt(async () => {
     state = await post("/sign-out");
@@ -432,8 +532,13 @@ setInterval(() => {
 setInterval(() => {
   if (!document.hidden) showPanel();
 }, PANEL_EVERY);
+setInterval(() => {
+  if (!document.hidden) lookForDevices();
+}, DEVICES_EVERY);
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) showPanel();
+  if (document.hidden) return;
+  showPanel();
+  lookForDevices();
 });
 
 attempt(load);
