@@ -3,8 +3,10 @@
 import os
 import random
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import boto3
 import pytest
@@ -21,11 +23,36 @@ NIGHTLY = os.environ.get("SESSIONS_TESTS") == "nightly"
 SEED = int(os.environ.get("SESSIONS_SEED") or random.SystemRandom().randrange(2**32))
 """What all chance in the tests comes from."""
 
-LOCAL = "DYNAMODB_LOCAL_URL"
-REQUIRED = "REQUIRE_DYNAMODB_LOCAL"
-MISSING = f"DynamoDB Local is not running: start it and set {LOCAL} to its address"
 
-_skipped_for_want_of_local: list[str] = []
+@dataclass(frozen=True)
+class Wanted:
+    """What tests want and a machine may lack. Its absence is never silent, and where it is required, never forgiven."""
+
+    untested: str
+    missing: str
+    required: str
+    """Name of the environment variable that requires it."""
+
+    def is_missing(self) -> NoReturn:
+        if os.environ.get(self.required):
+            pytest.fail(self.missing)
+        pytest.skip(self.missing)
+
+
+LOCAL = "DYNAMODB_LOCAL_URL"
+ENGINE = Wanted(
+    "NOT TESTED ON THE REAL ENGINE",
+    f"DynamoDB Local is not running: start it and set {LOCAL} to its address",
+    "REQUIRE_DYNAMODB_LOCAL",
+)
+CHROMIUM = "CHROMIUM"
+BROWSER = Wanted(
+    "NOT TESTED IN A REAL BROWSER",
+    f"Chromium is not installed: install it, or set {CHROMIUM} to its path",
+    "REQUIRE_CHROMIUM",
+)
+
+_skipped_for_want_of = Counter[Wanted]()
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +87,8 @@ def moto_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def dynamodb_local_url() -> str:
-    """The address of the real engine. Its absence is never silent, and where it is required, never forgiven."""
-    url = os.environ.get(LOCAL)
-    if url:
-        return url
-    if os.environ.get(REQUIRED):
-        pytest.fail(MISSING)
-    pytest.skip(MISSING)
+    """The address of the real engine."""
+    return os.environ.get(LOCAL) or ENGINE.is_missing()
 
 
 @pytest.fixture(params=["memory", "moto", "local"])
@@ -136,11 +158,11 @@ def pytest_report_header() -> str:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.skipped and MISSING in str(report.longrepr):
-        _skipped_for_want_of_local.append(report.nodeid)
+    if report.skipped:
+        _skipped_for_want_of.update(wanted for wanted in (ENGINE, BROWSER) if wanted.missing in str(report.longrepr))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _skipped_for_want_of_local:
-        terminalreporter.section("NOT TESTED ON THE REAL ENGINE", red=True, bold=True)
-        terminalreporter.line(f"{len(_skipped_for_want_of_local)} tests were skipped. {MISSING}.", red=True)
+    for wanted, tests in _skipped_for_want_of.items():
+        terminalreporter.section(wanted.untested, red=True, bold=True)
+        terminalreporter.line(f"{tests} tests were skipped. {wanted.missing}.", red=True)
