@@ -7,6 +7,7 @@ Mangum every invocation may have a new one.
 import contextlib
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import anyio.to_thread
 from dynamodb_sessions import discretion
 from dynamodb_sessions.discretion import discreet
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
+from dynamodb_sessions.turns import Turns
 
 T = TypeVar("T")
 
@@ -88,6 +90,7 @@ class Boto3Door:
         self._is_ours = client is None
         self._pid = os.getpid()
         self._lock = Lock()
+        self._turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         if client is not None:
             discretion.install()
         else:
@@ -117,7 +120,7 @@ class Boto3Door:
         """Make one call in this thread, without the deadline."""
         client = self.client
         try:
-            with discreet():
+            with discreet(), self._turn():
                 result: dict[str, Any] = getattr(client, operation)(**parameters)
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
             # Without its cause, which may quote the request.
@@ -145,6 +148,9 @@ class Boto3Door:
         except Exception as error:  # A broken profile, region or endpoint: all are configuration.
             raise ConfigurationError(f"no DynamoDB client can be built: {_reason(error)}") from error
         discretion.install()
+        turns = Turns()
+        turns.follow(client)
+        self._turn = turns.call
         return client
 
 
