@@ -1,0 +1,143 @@
+"""What the benchmarks share: an app that uses its session, a client that is not measured, and tables to print."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore
+
+KEY = "a-key-for-benchmarks-of-more-than-32-bytes"
+
+
+def be_nobody() -> None:
+    """Use no account and no configuration of the machine."""
+    for name in tuple(os.environ):
+        if name.startswith(("AWS_", "SESSION_", "USE_DYNAMODB")) or name == "DYNAMODB_ENDPOINT_URL":
+            del os.environ[name]
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "benchmarks",
+        "AWS_SECRET_ACCESS_KEY": "benchmarks",
+        "AWS_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def with_sessions(app: ASGIApp, url: str, *, table_name: str = "sessions", **options: Any) -> DynamoDBSessionMiddleware:
+    """Return the app behind the middleware, its sessions in the DynamoDB at an address and nowhere else."""
+    store = DynamoDBStore(table_name, endpoint_url=url, **options)
+    return DynamoDBSessionMiddleware(app, KEY, store=store, fallback="error")
+
+
+async def counter(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    """Do with the session what the path says, and answer its count: an app that is nothing but its session."""
+    session = scope["session"]
+    match scope["path"]:
+        case "/write":
+            session["count"] = session.get("count", 0) + 1
+        case "/rotate":
+            session.regenerate()
+        case "/logout":
+            session.clear()
+    body = str(session.get("count", 0)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response. `cookie` is the session cookie it sets, "" if it removes it, None if it does neither."""
+
+    status: int
+    body: bytes
+    cookie: str | None
+
+
+async def call(app: ASGIApp, path: str, cookie: str | None = None) -> Answer:
+    """Make one request, with nothing between it and the app."""
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")] + ([(b"cookie", cookie.encode())] if cookie else []),
+        "client": ("127.0.0.1", 1),
+        "server": ("localhost", 80),
+        "state": {},
+    }
+    status, body, set_cookie = 0, b"", None
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status, body, set_cookie
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            for name, value in message["headers"]:
+                if name == b"set-cookie":
+                    pair = value.decode().partition(";")[0]
+                    set_cookie = "" if pair.endswith("=") else pair
+        else:
+            body += message.get("body", b"")
+
+    await app(scope, receive, send)
+    return Answer(status, body, set_cookie)
+
+
+@asynccontextmanager
+async def event_loop_lag(interval: float = 0.005) -> AsyncIterator[list[float]]:
+    """Give a list that grows, while the block lasts, by the seconds that a sleep of `interval` seconds came late."""
+    lags: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            due = time.perf_counter() + interval
+            await asyncio.sleep(interval)
+            lags.append(max(0.0, time.perf_counter() - due))
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield lags
+    finally:
+        watching.cancel()
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest value that `percent` of all are not above."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f}"
+
+
+def ratio(value: float, other: float) -> str:
+    return f"{value / other:.2f}" if other else "-"
+
+
+def print_table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table as Markdown has it, its columns aligned: text to the left, figures to the right."""
+    cells = [[str(cell) for cell in row] for row in (heading, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width if number == 0 else "-" * (width - 1) + ":" for number, width in enumerate(widths)])
+    for row in cells:
+        padded = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print(f"| {' | '.join(padded)} |")
+    print()

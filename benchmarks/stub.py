@@ -1,0 +1,248 @@
+"""A DynamoDB of five operations on a dict, in a process of its own: each answer comes after an exact latency.
+
+For measuring what is in front of it: it says nothing about DynamoDB's speed and forgets everything at its end. It
+understands the expressions this package sends, and refuses all others. `python -m benchmarks.stub` prints its address
+and runs until its standard input ends.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dynamodb_sessions.table import KEY
+
+Json = dict[str, Any]
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_HEAD = b"HTTP/1.1 %d -\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: %d\r\n\r\n"
+_TARGET = re.compile(rb"\r\nx-amz-target: *DynamoDB_20120810\.(\w+)", re.IGNORECASE)
+_EXISTENCE = re.compile(r"attribute_(exists|not_exists|type)\((#?\w+)(?:, *(:\w+))?\)")
+_COMPARISON = re.compile(r"(#?\w+) *(=|<=|>) *(:\w+)")
+_CLAUSE = re.compile(r"(SET|ADD|REMOVE) (.+?)(?= SET | ADD | REMOVE |$)")
+_ASSIGNMENT = re.compile(r"([#\w.]+) *[= ] *(:\w+)")
+
+
+class Refusal(Exception):
+    """What DynamoDB answers instead of a result."""
+
+    def __init__(self, kind: str, **more: Any) -> None:
+        super().__init__(kind)
+        self.body = {"__type": f"com.amazonaws.dynamodb.v20120810#{kind}", "message": kind, **more}
+
+
+class Items:
+    """The items of all tables, and the operations on them."""
+
+    def __init__(self) -> None:
+        self._items: dict[tuple[str, str], Json] = {}
+        self._operations: dict[bytes, Callable[[Json], Json]] = {
+            b"GetItem": self._get,
+            b"PutItem": self._put,
+            b"UpdateItem": self._update,
+            b"DeleteItem": self._delete,
+            b"TransactWriteItems": self._transact,
+        }
+
+    def answer(self, operation: bytes, body: bytes) -> tuple[int, bytes]:
+        """Return the status and the JSON of an answer."""
+        try:
+            if operation not in self._operations:
+                raise Refusal("UnknownOperationException")  # noqa: TRY301
+            return 200, json.dumps(self._operations[operation](json.loads(body))).encode()
+        except Refusal as refusal:
+            return 400, json.dumps(refusal.body).encode()
+
+    def _get(self, request: Json) -> Json:
+        item = self._items.get(_place(request, request["Key"]))
+        return {} if item is None else {"Item": item}
+
+    def _put(self, request: Json) -> Json:
+        place = _place(request, request["Item"])
+        _check(request, self._items.get(place))
+        self._items[place] = request["Item"]
+        return {}
+
+    def _update(self, request: Json) -> Json:
+        place = _place(request, request["Key"])
+        item = self._items.get(place)
+        _check(request, item)
+        self._items[place], updated = _updated(request, item or request["Key"])
+        return {"Attributes": updated} if request.get("ReturnValues") == "UPDATED_NEW" else {}
+
+    def _delete(self, request: Json) -> Json:
+        place = _place(request, request["Key"])
+        _check(request, self._items.get(place))
+        self._items.pop(place, None)
+        return {}
+
+    def _transact(self, request: Json) -> Json:
+        writes = [next(iter(write.items())) for write in request["TransactItems"]]
+        codes = []
+        for _, write in writes:
+            place = _place(write, write["Item"] if "Item" in write else write["Key"])
+            codes.append("None" if _holds(write, self._items.get(place)) else "ConditionalCheckFailed")
+        if set(codes) != {"None"}:
+            raise Refusal("TransactionCanceledException", CancellationReasons=[{"Code": code} for code in codes])
+        for kind, write in writes:
+            if kind != "ConditionCheck":
+                self._operations[f"{kind}Item".encode()](write)
+        return {}
+
+
+def _place(request: Json, holder: Json) -> tuple[str, str]:
+    return request["TableName"], holder[KEY]["S"]
+
+
+def _check(request: Json, item: Json | None) -> None:
+    if not _holds(request, item):
+        raise Refusal("ConditionalCheckFailedException")
+
+
+def _holds(request: Json, item: Json | None) -> bool:
+    """Whether a request's condition, if it has one, is true of an item."""
+    expression = request.get("ConditionExpression")
+    if expression is None:
+        return True
+    names, values = request.get("ExpressionAttributeNames", {}), request.get("ExpressionAttributeValues", {})
+    every, terms = _condition(expression)
+    results = (_is_true(term, item or {}, names, values) for term in terms)
+    return all(results) if every else any(results)
+
+
+def _is_true(term: tuple[str, str, str], item: Json, names: Json, values: Json) -> bool:
+    operator, name, placeholder = term
+    attribute = item.get(names.get(name, name))
+    if operator in ("exists", "not_exists"):
+        return (attribute is not None) == (operator == "exists")
+    if attribute is None:
+        return False
+    value = values[placeholder]
+    if operator == "type":
+        return value["S"] in attribute
+    if operator == "=":
+        return bool(attribute == value)
+    left, right = float(attribute["N"]), float(value["N"])
+    return left > right if operator == ">" else left <= right
+
+
+@lru_cache
+def _condition(expression: str) -> tuple[bool, list[tuple[str, str, str]]]:
+    """Return whether all of a condition's terms must hold, or any, and the terms: operator, name, value."""
+    every = " OR " not in expression
+    terms = []
+    for text in re.split(" AND | OR ", expression):
+        if found := _EXISTENCE.fullmatch(text):
+            terms.append((found[1], found[2], found[3] or ""))
+        elif found := _COMPARISON.fullmatch(text):
+            terms.append((found[2], found[1], found[3]))
+        else:
+            raise Refusal("ValidationException")
+    if not every and " AND " in expression:
+        raise Refusal("ValidationException")
+    return every, terms
+
+
+def _updated(request: Json, item: Json) -> tuple[Json, Json]:
+    """Return the item as an update leaves it, and what is new in it. The given item stays as it is."""
+    names, values = request.get("ExpressionAttributeNames", {}), request.get("ExpressionAttributeValues", {})
+    item, updated = dict(item), Json()
+    for action, path, placeholder in _changes(request["UpdateExpression"]):
+        name, *inner = (names.get(part, part) for part in path)
+        target, note = item, updated
+        if inner:
+            # A map that this update has not met yet is still the stored one.
+            if name not in updated:
+                item[name] = {"M": dict(item[name]["M"])}
+            target, note, name = item[name]["M"], updated.setdefault(name, {"M": {}})["M"], inner[0]
+        if action == "REMOVE":
+            target.pop(name, None)
+            continue
+        value = values[placeholder]
+        if action == "ADD" and name in target:
+            value = {"N": str(int(target[name]["N"]) + int(value["N"]))}
+        target[name] = note[name] = value
+    return item, updated
+
+
+@lru_cache
+def _changes(expression: str) -> list[tuple[str, list[str], str]]:
+    """Return what an update does: action, path, value."""
+    changes = []
+    for action, arguments in _CLAUSE.findall(expression):
+        for argument in arguments.split(","):
+            if action == "REMOVE":
+                changes.append((action, argument.strip().split("."), ""))
+            elif found := _ASSIGNMENT.fullmatch(argument.strip()):
+                changes.append((action, found[1].split("."), found[2]))
+            else:
+                raise Refusal("ValidationException")
+    return changes
+
+
+class _Connection(asyncio.Protocol):
+    """As much of HTTP/1.1 as DynamoDB's clients speak."""
+
+    def __init__(self, items: Items, latency: float) -> None:
+        self._items = items
+        self._latency = latency
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            length, target = _LENGTH.search(self._received, 0, end), _TARGET.search(self._received, 0, end)
+            whole = end + 4 + (int(length[1]) if length else 0)
+            if len(self._received) < whole:
+                return
+            body, self._received = self._received[end + 4 : whole], self._received[whole:]
+            status, answer = self._items.answer(target[1] if target else b"", body)
+            head = _HEAD % (status, len(answer))
+            if self._latency:
+                asyncio.get_running_loop().call_later(self._latency, self._send, head + answer)
+            else:
+                self._send(head + answer)
+
+    def _send(self, answer: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(answer)
+
+
+async def serve(latency: float) -> None:
+    """Answer, `latency` seconds after each request, until standard input ends."""
+    gc.disable()  # There is no garbage in circles here, and no pause is to be measured.
+    items = Items()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(items, latency), "127.0.0.1", 0, backlog=1024)
+    host, port = server.sockets[0].getsockname()
+    print(f"http://{host}:{port}", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+@contextmanager
+def running(latency: float = 0.0) -> Iterator[str]:
+    """Run a stub in a process of its own while the block lasts. Returns its address."""
+    command = [sys.executable, "-m", "benchmarks.stub", "--latency-ms", str(latency * 1000)]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--latency-ms", type=float, default=0.0)
+    asyncio.run(serve(parser.parse_args().latency_ms / 1000))

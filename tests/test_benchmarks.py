@@ -1,0 +1,234 @@
+"""The benchmarks run, at a size at which their figures mean nothing, and what is not about time holds."""
+
+import asyncio
+import itertools
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from starlette.types import Receive, Scope, Send
+
+from benchmarks import load, soak, stub
+from benchmarks.harness import call, percentile
+from benchmarks.soak import MEBIBYTE, Sample, leaks, quarters
+from dynamodb_sessions import DynamoDBStore, MemoryStore
+from dynamodb_sessions.store import Changes, Record, SessionStore
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent
+NOW = 1_800_000_000
+
+Tables = list[list[dict[str, str]]]
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def tables(printed: str) -> Tables:
+    """Return the Markdown tables of an output, each row by its column's heading."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\|\n)+", printed, re.MULTILINE):
+        assert len({len(line) for line in block.splitlines()}) == 1
+        heading, rule, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
+        assert all(re.fullmatch("-+:?", cell) for cell in rule)
+        found.append([dict(zip(heading, row, strict=True)) for row in rows])
+    return found
+
+
+def test_without_a_name_they_are_listed() -> None:
+    status, printed = run()
+    assert status == 0
+    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == ["load", "soak"]
+
+
+def test_one_that_does_not_exist_is_refused() -> None:
+    assert run("speed-of-light")[0] == 2
+
+
+def test_load() -> None:
+    status, printed = run("load", "--concurrent", "20", "--latency-ms", "5", "--rounds", "1")
+    lag, busy = tables(printed)
+    assert [row["sessions"] for row in lag] == [
+        "none, 2 waits in the loop",
+        "none, 2 waits in threads",
+        "created (1 call)",
+        "read (1 call)",
+        "read and written (2 calls)",
+    ]
+    assert {(row["answered"], row["errors"]) for row in lag} == {("20", "0")}
+    assert [row["sessions"] for row in busy] == ["read and written", "none, 2 waits in anyio's threads"]
+    assert printed.count("errors: 0, wanted 0") == 2
+    assert status == 0
+
+
+async def answer(send: Send, status: int, body: bytes) -> None:
+    await asyncio.sleep(0)
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answers_503(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await answer(send, 503, b"0")
+
+
+async def breaks(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise OSError
+
+
+async def counts_to_nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await answer(send, 200, b"0")
+
+
+async def test_load_counts_requests_that_fail() -> None:
+    asks = [partial(call, app, "/") for app in (answers_503, breaks, counts_to_nothing)]
+    rounds = await load.at_once("", asks, 2)
+    assert (len(rounds.answers), rounds.errors) == (2, 4)
+
+
+@pytest.mark.parametrize("failing", ["measure_lag", "measure_busy"])
+def test_load_fails_if_a_request_does(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    for name in ("measure_lag", "measure_busy"):
+
+        async def measure(errors: int = int(name == failing), **_: Any) -> int:
+            return errors
+
+        monkeypatch.setattr(load, name, measure)
+    monkeypatch.setattr(load, "be_nobody", int)
+    assert load.main([]) == 1
+
+
+def test_soak() -> None:
+    status, printed = run("soak", "--minutes", "0.05", "--clients", "8", "--latency-ms", "20")
+    (parts,) = tables(printed)
+    assert [row["quarter"] for row in parts] == ["1", "2", "3", "4"]
+    assert len({(row["threads"], row["open files"]) for row in parts}) == 1
+    assert "errors: 0, wanted 0" in printed
+    assert "leaks: none" in printed
+    assert status == 0
+
+
+def a_soak(**ends: int) -> list[tuple[int, Sample]]:
+    """Return samples of a process that holds steady, or grows evenly to what is given."""
+    start = {"threads": 65, "files": 70, "memory": 60 * MEBIBYTE}
+    return [
+        (
+            number,
+            Sample(**{name: value + (ends.get(name, value) - value) * number // 99 for name, value in start.items()}),
+        )
+        for number in range(100)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "what"),
+    [
+        ({}, []),
+        ({"threads": 64, "files": 10, "memory": 0}, []),
+        ({"threads": 67}, ["threads"]),
+        ({"files": 72}, ["open files"]),
+        ({"memory": 63 * MEBIBYTE}, []),
+        ({"memory": 65 * MEBIBYTE}, ["memory"]),
+        ({"threads": 99, "files": 99, "memory": 99 * MEBIBYTE}, ["threads", "open files", "memory"]),
+    ],
+)
+def test_soak_tells_a_leak(ends: dict[str, int], what: list[str]) -> None:
+    assert [leak.partition(":")[0] for leak in leaks(quarters(a_soak(**ends)))] == what
+
+
+async def test_soak_counts_answers_that_are_wrong() -> None:
+    counted = itertools.count(1)
+
+    async def counts_but_fails(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await answer(send, 503, b"%d" % next(counted))
+
+    for app in (counts_but_fails, counts_to_nothing, breaks):
+        trial = soak.Soak()
+        await trial.run(app, clients=1, seconds=0.05, interval=0.01)
+        assert trial.errors >= 1
+        assert trial.samples
+
+
+@pytest.mark.parametrize(("values", "percent", "expected"), [([3, 1, 2], 50, 2), ([3, 1, 2], 99, 3), ([7], 50, 7)])
+def test_percentile(values: list[float], percent: float, expected: float) -> None:
+    assert percentile(values, percent) == expected
+
+
+@pytest.fixture(scope="module")
+def stub_url() -> Iterator[str]:
+    with stub.running() as url:
+        yield url
+
+
+async def everything_a_store_does(store: SessionStore) -> list[Any]:
+    """Return what each operation of a store answers, those that must find their condition false among them."""
+    first = Record("first", {"a": "1", "b": "2"}, NOW, NOW + 9)
+    changed = Changes(NOW + 10, set={"c": "3"}, remove=frozenset("a"), owner="alice", max_age=10)
+    return [
+        await store.load("first", now=NOW),
+        await store.create(first, now=NOW),
+        await store.create(first, now=NOW),
+        await store.load("first", now=NOW),
+        await store.update(first, changed, now=NOW) is None,
+        await store.update(first, Changes(NOW + 11), now=NOW) is None,
+        await store.update(first, Changes(NOW + 11, set={"b": "4"}, max_age=0), now=NOW) is None,
+        await store.load("first", now=NOW),
+        await store.update(Record("none", {}, NOW, NOW + 9), changed, now=NOW) is None,
+        await store.rotate(changed.apply(first), "second", Changes(NOW + 12), now=NOW) is None,
+        await store.load("first", now=NOW),
+        await store.load("second", now=NOW),
+        await store.rotate(first, "third", Changes(NOW + 12), now=NOW),
+        await store.create(Record("fourth", {}, NOW, NOW + 9), now=NOW, replaces="second"),
+        await store.load("second", now=NOW),
+        await store.delete("fourth", version=7),
+        await store.delete("fourth", version=1),
+        await store.delete("fourth"),
+        await store.load("fourth", now=NOW),
+        await store.create(first, now=NOW),
+        await store.update(first, changed, now=NOW + 60) is None,
+    ]
+
+
+async def test_the_stub_answers_a_store_as_dynamodb_does(stub_url: str) -> None:
+    expected = await everything_a_store_does(MemoryStore())
+    assert await everything_a_store_does(DynamoDBStore("sessions", endpoint_url=stub_url)) == expected
+
+
+def test_the_stub_refuses_what_it_does_not_understand(stub_url: str) -> None:
+    client = boto3.client("dynamodb", endpoint_url=stub_url, region_name="us-east-1")
+    key = {"session_id": {"S": "x"}}
+    put = partial(client.put_item, TableName="sessions", Item=key)
+    update = partial(client.update_item, TableName="sessions", Key=key, ExpressionAttributeValues={":a": {"N": "1"}})
+    for request, code in (
+        (client.list_tables, "UnknownOperationException"),
+        (partial(put, ConditionExpression="size(#a) > :b"), "ValidationException"),
+        (partial(put, ConditionExpression="a = :a AND b = :b OR c = :c"), "ValidationException"),
+        (partial(update, UpdateExpression="SET a = if_not_exists(a, :a)"), "ValidationException"),
+        (partial(update, UpdateExpression="SET a = :a + :a"), "ValidationException"),
+    ):
+        with pytest.raises(ClientError, match=code):
+            request()
+    assert "Item" not in client.get_item(TableName="sessions", Key=key)
+
+
+def test_the_stub_answers_after_its_latency_and_ends_with_its_user() -> None:
+    with stub.running(0.2) as url:
+        client = boto3.client("dynamodb", endpoint_url=url, region_name="us-east-1")
+        started = time.monotonic()
+        client.get_item(TableName="sessions", Key={"session_id": {"S": "x"}})
+        assert time.monotonic() - started >= 0.2
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
