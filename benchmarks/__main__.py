@@ -6,7 +6,7 @@ A benchmark is a module of this package with a docstring and `main(arguments) ->
 import importlib
 import sys
 
-BENCHMARKS = ("load", "soak")
+BENCHMARKS = ("cold_start", "load", "soak")
 
 
 def main(arguments: list[str]) -> int:
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     print("python -m benchmarks NAME [--help]\n")
     for each in BENCHMARKS:
         summary = (importlib.import_module(f"benchmarks.{each}").__doc__ or "").partition("\n")[0]
-        print(f"  {each:8} {summary}")
+        print(f"  {each:10} {summary}")
     return 0 if name in ("", "-h", "--help") else 2
 
 

@@ -6,12 +6,14 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from benchmarks import cold_start
 from dynamodb_sessions import DynamoDBStore, MemoryStore, lifecycle
 from dynamodb_sessions.store import SessionStore
 
@@ -51,6 +53,11 @@ BROWSER = Wanted(
     f"Chromium is not installed: install it, or set {CHROMIUM} to its path",
     "REQUIRE_CHROMIUM",
 )
+TERRAFORM = Wanted(
+    "NOT TESTED WITH TERRAFORM",
+    "Terraform or its AWS provider is missing: install it, and see that `terraform init` finds the provider",
+    "REQUIRE_TERRAFORM",
+)
 
 _skipped_for_want_of = Counter[Wanted]()
 
@@ -83,6 +90,12 @@ def moto_url() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def function_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Lambda example, as it is shipped."""
+    return cold_start.make_zip(tmp_path_factory.mktemp("package") / "function.zip")
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +172,9 @@ def pytest_report_header() -> str:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped:
-        _skipped_for_want_of.update(wanted for wanted in (ENGINE, BROWSER) if wanted.missing in str(report.longrepr))
+        _skipped_for_want_of.update(
+            wanted for wanted in (ENGINE, BROWSER, TERRAFORM) if wanted.missing in str(report.longrepr)
+        )
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

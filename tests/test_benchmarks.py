@@ -52,7 +52,7 @@ def tables(printed: str) -> Tables:
 def test_without_a_name_they_are_listed() -> None:
     status, printed = run()
     assert status == 0
-    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == ["load", "soak"]
+    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == ["cold_start", "load", "soak"]
 
 
 def test_one_that_does_not_exist_is_refused() -> None:

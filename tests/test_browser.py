@@ -46,7 +46,11 @@ FLAGS = [
     "--host-resolver-rules=MAP *.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ]
 
-AS_EVERYWHERE: Any = {"ignore_https_errors": True, "reduced_motion": "reduce", "viewport": {"width": 800, "height": 600}}
+AS_EVERYWHERE: Any = {
+    "ignore_https_errors": True,
+    "reduced_motion": "reduce",
+    "viewport": {"width": 800, "height": 600},
+}
 
 
 class Site:

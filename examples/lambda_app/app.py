@@ -1,11 +1,13 @@
 """The visits of `examples/minimal.py`, on Lambda: the function's handler is `app.handler`.
 
 Behind an API Gateway (REST or HTTP), an Application Load Balancer or a function URL alike. The environment is the
-package's: SESSION_SECRET_KEY must be set, SESSION_TABLE_NAME is "sessions" by default; the region is Lambda's own.
+package's: SESSION_TABLE_NAME is "sessions" by default; the region is Lambda's own. The key is SESSION_SECRET_KEY or,
+so that nobody reads it in the function's configuration, the parameter that SESSION_SECRET_KEY_PARAMETER names.
 """
 
 import os
 
+import boto3
 from mangum import Mangum
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,6 +23,14 @@ store = DynamoDBStore(
 store.probe()
 
 
+def secret_key() -> str | None:
+    """Read the key from Parameter Store, if it is kept there. None: SESSION_SECRET_KEY."""
+    name = os.environ.get("SESSION_SECRET_KEY_PARAMETER")
+    if not name:
+        return None
+    return str(boto3.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+
+
 def visits(request: Request) -> PlainTextResponse:
     request.session["visits"] = request.session.get("visits", 0) + 1
     return PlainTextResponse(f"You have been here {request.session['visits']} times.")
@@ -29,6 +39,6 @@ def visits(request: Request) -> PlainTextResponse:
 app = Starlette(routes=[Route("/", visits)])
 # Without DynamoDB the function still answers, but each of its instances then knows only the sessions it made itself,
 # and says so as an ERROR in its log. Where that is worse than no answer: fallback="error".
-app.add_middleware(DynamoDBSessionMiddleware, session_cookie="session_id", max_age=7200, store=store)
+app.add_middleware(DynamoDBSessionMiddleware, secret_key(), session_cookie="session_id", max_age=7200, store=store)
 
 handler = Mangum(app)
