@@ -304,12 +304,54 @@ def losing_first_reply(store: DynamoDBStore, operation: str) -> list[int]:
 
 
 async def test_a_lost_reply_to_a_create_is_repeated_and_taken(store: DynamoDBStore) -> None:
-    """The repeated attempt finds the id taken, by its own first: for a fresh id that is a success."""
+    """The repeated attempt finds the id taken, by its own first: that is a success."""
     lost = losing_first_reply(store, "PutItem")
     record = a_record()
-    assert not await store.create(record, now=NOW)
+    assert await store.create(record, now=NOW)
     assert lost == [200]
     assert await store.load(record.id, now=NOW) == record
+
+
+async def test_a_repeated_create_does_not_take_anothers_record_for_its_own(store: DynamoDBStore) -> None:
+    taken = a_record()
+    await store.create(taken, now=NOW)
+    losing_first_reply(store, "PutItem")
+    assert not await store.create(replace(taken, data={"b": "2"}), now=NOW)
+    assert await store.load(taken.id, now=NOW) == taken
+
+
+async def test_a_lost_reply_to_a_conditional_delete_is_no_conflict(store: DynamoDBStore) -> None:
+    record = a_record()
+    await store.create(record, now=NOW)
+    lost = losing_first_reply(store, "DeleteItem")
+    assert await store.delete(record.id, version=1)
+    assert lost == [200]
+
+
+async def test_a_repeated_conditional_delete_does_not_take_a_refusal_for_its_own_success(store: DynamoDBStore) -> None:
+    record = a_record()
+    await store.create(record, now=NOW)
+    losing_first_reply(store, "DeleteItem")
+    assert not await store.delete(record.id, version=2)
+    assert await store.load(record.id, now=NOW) == record
+
+
+@pytest.mark.parametrize(("checksum", "error"), [(True, "ChecksumError"), (False, "IncompleteReadError")])
+async def test_half_a_reply_is_no_answer(store: DynamoDBStore, checksum: bool, error: str) -> None:
+    """The SDK may take it for an empty one: half an item must not read as no item."""
+    record = a_record()
+    await store.create(record, now=NOW)
+
+    def cut_off(request: Any, **_: Any) -> AWSResponse:
+        answered: AWSResponse = store.client._endpoint.http_session.send(request)
+        answered._content = answered.content[:-1]
+        if not checksum:
+            del answered.headers["x-amz-crc32"]
+        return answered
+
+    store.client.meta.events.register("before-send.dynamodb.GetItem", cut_off)
+    with pytest.raises(StoreUnavailable, match=error):
+        await store.load(record.id, now=NOW)
 
 
 @pytest.mark.parametrize("engine", ["local"])

@@ -44,7 +44,12 @@ _FIXES = {
 
 
 class ConditionFailed(SessionError):
-    """The item is not as the write demanded. Nothing was written."""
+    """The item is not as the write demanded. Nothing was written, unless by an earlier attempt of the same call."""
+
+    def __init__(self, message: str, *, repeated: bool = False) -> None:
+        super().__init__(message)
+        self.repeated = repeated
+        """Whether there was an earlier attempt, whose reply was lost."""
 
 
 class Contended(SessionError):
@@ -92,7 +97,7 @@ class Boto3Door:
         self._lock = Lock()
         self._turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         if client is not None:
-            discretion.install()
+            _prepare(client)
         else:
             # What is wrong is said when it is needed: an app with a fallback must be able to start without.
             with contextlib.suppress(ConfigurationError):
@@ -147,11 +152,32 @@ class Boto3Door:
             client = session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
         except Exception as error:  # A broken profile, region or endpoint: all are configuration.
             raise ConfigurationError(f"no DynamoDB client can be built: {_reason(error)}") from error
-        discretion.install()
+        _prepare(client)
         turns = Turns()
         turns.follow(client)
         self._turn = turns.call
         return client
+
+
+def _prepare(client: Any) -> None:
+    """Teach a client what it does not do by itself: to keep quiet, and to doubt what it hears."""
+    discretion.install()
+    meta = getattr(client, "meta", None)
+    if meta is not None:
+        meta.events.register("after-call.dynamodb", _check_reply, unique_id="dynamodb-sessions-check-reply")
+
+
+def _check_reply(http_response: Any, **_: Any) -> None:
+    """Refuse a reply that was cut off on its way: to botocore it is one that says nothing.
+
+    Without this, half an item reads as no item, and an outage as a logout. Its own check, of a checksum, is not made
+    where there is none, and in some modes of retrying does not make it fail in the end.
+    """
+    from botocore.exceptions import IncompleteReadError  # noqa: PLC0415
+
+    expected, actual = http_response.headers.get("Content-Length"), len(http_response.content)
+    if expected is not None and int(expected) != actual:
+        raise IncompleteReadError(actual_bytes=actual, expected_bytes=expected)
 
 
 def _translate(error: Exception) -> SessionError:
@@ -186,7 +212,8 @@ def _translate_response(response: Any) -> SessionError:
     reasons = [reason for reason in response.get("CancellationReasons", ()) if reason.get("Code") != "None"]
     codes = {reason.get("Code") for reason in reasons}
     if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in codes:
-        return ConditionFailed("the item is not as the write demands")
+        repeated = response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+        return ConditionFailed("the item is not as the write demands", repeated=repeated)
     if code in {"TransactionConflictException", "TransactionInProgressException"} or "TransactionConflict" in codes:
         return Contended("another transaction holds the item")
     if any("size" in text.lower() and "exceeded" in text.lower() for text in (message, *_messages(reasons))):

@@ -148,8 +148,9 @@ class DynamoDBStore:
             else:
                 delete = {"TableName": self.table_name, "Key": item.key(replaces)}
                 await self._transact(record, {"Put": put}, {"Delete": delete})
-        except ConditionFailed:
-            return False
+        except ConditionFailed as error:
+            # An attempt before may have stored it, and its reply been lost.
+            return error.repeated and await self._get(record.id, now, consistent=True) == record
         return True
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
@@ -191,8 +192,8 @@ class DynamoDBStore:
         condition = {} if version is None else _of_version(version)
         try:
             await self._retry_contended("delete_item", TableName=self.table_name, Key=item.key(session_id), **condition)
-        except ConditionFailed:
-            return False
+        except ConditionFailed as error:
+            return await self._is_deleted(session_id, error)
         return True
 
     async def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
@@ -283,9 +284,13 @@ class DynamoDBStore:
                 ExpressionAttributeNames={"#o": "owner"},
                 ExpressionAttributeValues={":o": {"S": owner}},
             )
-        except ConditionFailed:
-            return False
+        except ConditionFailed as error:
+            return await self._is_deleted(session_id, error)
         return True
+
+    async def _is_deleted(self, session_id: str, error: ConditionFailed) -> bool:
+        """Whether a refused delete has deleted all the same: by an attempt before, whose reply was lost."""
+        return error.repeated and await self._get(session_id, 0, consistent=True) is None
 
     async def _replace(self, record: Record, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
