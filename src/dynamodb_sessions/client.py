@@ -141,7 +141,9 @@ class Boto3Door:
             # Both attempts are over before the deadline is: nothing is written after its failure was told.
             connect_timeout=min(1.0, self.timeout / 5),
             read_timeout=min(1.0, self.timeout / 5),
-            retries={"mode": "standard", "total_max_attempts": 2},
+            # Not "standard": it stops repeating for all after some forty repeated creates, whose success it cannot see.
+            # The breaker is what spares a DynamoDB that is in trouble.
+            retries={"mode": "legacy", "total_max_attempts": 2},
             max_pool_connections=MAX_CONCURRENT_CALLS,
             tcp_keepalive=True,
         )
