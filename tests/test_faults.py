@@ -398,6 +398,21 @@ async def test_every_operation_ends_by_its_deadline(how: How, faulty: Proxy, own
     assert max(lasted.values()) <= 2 * 2.0
 
 
+async def test_what_has_failed_is_not_sent_again(faulty: Proxy, own_table: str) -> None:
+    """The thread whose reply drips outlives the deadline, and finds the connection broken: by then it is too late."""
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=1.0)
+    record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
+    assert await store.create(record, now=NOW)
+    faulty.play("UpdateItem", [Step(How.DRIPPED, applied=False)])
+    before = faulty.requests.count("UpdateItem")
+    with pytest.raises(StoreUnavailable):
+        await store.update(record, Changes(NOW + 100, set={"a": "2"}), now=NOW)
+    faulty.heal()
+    await anyio.sleep(1)
+    assert faulty.requests.count("UpdateItem") == before + 1
+    assert await store.load(record.id, now=NOW) == record
+
+
 async def open_breaker(app: App, proxy: Proxy, how: How) -> None:
     """Let the store fail as often as it takes."""
     proxy.play("*", rest=Step(how))

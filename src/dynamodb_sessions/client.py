@@ -5,10 +5,12 @@ Mangum every invocation may have a new one.
 """
 
 import contextlib
+import math
 import os
+import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from threading import Lock
 from typing import Any, TypeVar
 
 import anyio
@@ -26,6 +28,9 @@ MAX_CONCURRENT_CALLS = 64
 """Worker threads, and pooled connections, of one event loop. Not anyio's default ones: busy endpoints hold those."""
 
 _limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("dynamodb_sessions")
+
+_deadlines = threading.local()
+"""`.of_call`: when, on the monotonic clock, whoever made this thread's call stops waiting for it."""
 
 _FIXES = {
     "ResourceNotFoundException": "create the table, or correct its name or region",
@@ -94,7 +99,7 @@ class Boto3Door:
         self._client = client
         self._is_ours = client is None
         self._pid = os.getpid()
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         if client is not None:
             _prepare(client)
@@ -119,7 +124,16 @@ class Boto3Door:
 
         Raises ConditionFailed, Contended, ItemTooLarge, ConfigurationError or StoreUnavailable.
         """
-        return await in_thread(lambda: self.call_sync(operation, **parameters), timeout=self.timeout)
+        deadline = time.monotonic() + self.timeout
+
+        def call() -> dict[str, Any]:
+            _deadlines.of_call = deadline
+            try:
+                return self.call_sync(operation, **parameters)
+            finally:
+                del _deadlines.of_call
+
+        return await in_thread(call, timeout=self.timeout)
 
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make one call in this thread, without the deadline."""
@@ -138,7 +152,7 @@ class Boto3Door:
 
         # botocore's own default has changed between releases, and its read timeout is for every recv: see `timeout`.
         config = Config(
-            # Both attempts are over before the deadline is: nothing is written after its failure was told.
+            # Unless a reply drips, both attempts are over before the deadline is.
             connect_timeout=min(1.0, self.timeout / 5),
             read_timeout=min(1.0, self.timeout / 5),
             # Not "standard": it stops repeating for all after some forty repeated creates, whose success it cannot see.
@@ -166,7 +180,14 @@ def _prepare(client: Any) -> None:
     discretion.install()
     meta = getattr(client, "meta", None)
     if meta is not None:
+        meta.events.register("before-send.dynamodb", _check_deadline, unique_id="dynamodb-sessions-check-deadline")
         meta.events.register("after-call.dynamodb", _check_reply, unique_id="dynamodb-sessions-check-reply")
+
+
+def _check_deadline(**_: Any) -> None:
+    """Refuse to send what nobody waits for any more: a write must not happen after its failure was told."""
+    if time.monotonic() > getattr(_deadlines, "of_call", math.inf):
+        raise StoreUnavailable("too late to be sent")
 
 
 def _check_reply(http_response: Any, **_: Any) -> None:
