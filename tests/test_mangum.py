@@ -25,6 +25,7 @@ from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, table
 from dynamodb_sessions.dynamodb import PROBE_ID
 from dynamodb_sessions.session import new_id
 from tests.conftest import KEY
+from tests.proxy import How, Proxy, Step
 
 Event = dict[str, Any]
 
@@ -345,6 +346,33 @@ def test_a_hundred_invocations_probe_once(store: DynamoDBStore, at_import: bool,
     browser = Browser(function)
     assert list(range(1, count + 1)) == [browser.visit("GET", "/visits") for _ in range(count)]
     assert (count if lifespan == "auto" else 0) == function.starts
+    assert len(probes) == 1
+
+
+@pytest.fixture
+def proxy(moto_url: str) -> Iterator[Proxy]:
+    made = Proxy(moto_url)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("how", [None, How.DROPPED, How.RESET], ids=["between", "dropped", "reset"])
+def test_a_hundred_invocations_survive_their_dead_connections(
+    how: How | None, stored: Callable[[], int], proxy: Proxy, dynamodb: Any, table_name: str
+) -> None:
+    """A function sleeps between its invocations, and its connections die: while it sleeps, or as it wakes."""
+    assert stored() == 0
+    store = DynamoDBStore(table_name, endpoint_url=proxy.url)
+    probes = count_probes(store)
+    browser = Browser(Function(store))
+    for number in range(1, 101):
+        assert browser.visit("GET", "/visits") == number
+        (item,) = dynamodb.scan(TableName=table_name, ConsistentRead=True)["Items"]
+        assert item["user_data"]["M"]["visits"]["S"] == str(number)
+        if how is None:
+            assert proxy.close_connections() >= 1
+        else:
+            proxy.play("*", [Step(how, applied=False)])
     assert len(probes) == 1
 
 
