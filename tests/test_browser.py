@@ -78,9 +78,8 @@ class Site:
 @contextmanager
 def run(app: ASGIApp, certificate: Path | None = None) -> Iterator[int]:
     """Run uvicorn on a free port of this machine."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", ws="none", lifespan="off", ssl_certfile=certificate)
-    )
+    options: dict[str, Any] = {"ssl_certfile": certificate, "timeout_graceful_shutdown": PATIENCE}
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="off", **options))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = Thread(target=server.run, args=([listener],))
         thread.start()
@@ -124,6 +123,7 @@ def chromium_path() -> str:
 @pytest.fixture(scope="module")
 def chromium(chromium_path: str, uvicorns: Site) -> Iterator[Chromium]:
     assert uvicorns.ports
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         yield Chromium(playwright.chromium, chromium_path)
 
@@ -225,7 +225,7 @@ def an_app(entered: Event, released: Event, **options: Any) -> Starlette:
         Route("/slow", slow),
         Route("/raw", raw),
     ]
-    app = Starlette(routes=[Mount("/app", routes=routes), *routes])
+    app = Starlette(routes=[Mount("/app/deep", routes=routes), *routes])
     app.add_middleware(DynamoDBSessionMiddleware, KEY, store=MemoryStore(), **options)
     return app
 
@@ -409,9 +409,9 @@ def test_the_browser_drops_it_when_its_time_is_over(site: Site, page: Page) -> N
     ("options", "prefix"),
     [
         ({}, ""),
-        ({"path": "/app"}, "/app"),
+        ({"path": "/app"}, "/app/deep"),
         ({"domain": "a.test"}, ""),
-        ({"path": "/app", "domain": "a.test"}, "/app"),
+        ({"path": "/app", "domain": "a.test"}, "/app/deep"),
         ({"session_cookie": "__Host-session"}, ""),
         ({"session_cookie": "__Secure-session", "same_site": "none", "partitioned": True}, ""),
         ({"max_age": None}, ""),
@@ -421,6 +421,7 @@ def test_a_logout_removes_it(site: Site, page: Page, options: dict[str, Any], pr
     site.serve(**options)
     see(page, site.url(f"{prefix}/login/ada", "www.a.test"))
     assert see(page, site.url(f"{prefix}/look", "www.a.test")) == "ada"
+    assert see(page, site.url("/look", "www.a.test")) == ("nobody" if prefix else "ada")
     assert see(page, site.url(f"{prefix}/look")) == ("ada" if "domain" in options else "nobody")
     assert len(page.context.cookies()) == 1
     assert see(page, site.url(f"{prefix}/logout", "www.a.test")) == "nobody"
@@ -525,15 +526,24 @@ def test_one_device_is_ended_and_the_others_stay(new_context: Callable[[], Brows
     expect(other.get_by_role("alert")).to_contain_text("You were signed out.")
 
 
-def test_two_tabs_of_one_browser_sign_out_together(context: BrowserContext, arena: str) -> None:
+def test_two_tabs_of_one_browser_follow_each_other(context: BrowserContext, arena: str) -> None:
     one = enter(context, arena)
     other = context.new_page()
     other.goto(arena)
     expect(devices(other)).to_have_count(1)
+    before = devices(other).locator(".mono").inner_text()
     one.get_by_role("button", name="New id").click()
     name = one.locator("#fingerprint")
+    expect(name).not_to_have_text(before)
     expect(devices(other).first).to_contain_text(name.inner_text())
     expect(other.get_by_role("alert")).to_be_hidden()
+    one.evaluate(
+        """() => fetch("/api/sign-in", {
+            method: "POST", headers: {"Content-Type": "application/json"}, body: '{"name": "Eve"}'
+        })"""
+    )
+    for page in (one, other):
+        expect(page.locator("#player")).to_have_text("Eve")
     one.get_by_role("button", name="Sign out").click()
     expect(other.get_by_label("Your name")).to_be_visible()
     assert context.cookies() == []
