@@ -1,6 +1,7 @@
 """Where a player is signed in: every session bound to the player's name is a device.
 
-The page knows a device by a fingerprint. What a session is used with, its id, never leaves the server.
+The page knows a device by a fingerprint of its session id, which itself never reaches a page. There is no password:
+this is a game, and whoever says that they are Ada sees Ada's devices, and can end them.
 """
 
 import hashlib
