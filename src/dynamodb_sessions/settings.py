@@ -39,10 +39,17 @@ def store_from_environment() -> SessionStore:
     if not use_dynamodb():
         logger.info("USE_DYNAMODB_SESSIONS is off: sessions are kept in this process and end with it")
         return MemoryStore()
-    return DynamoDBStore(
-        _environment("SESSION_TABLE_NAME", default="sessions"),
-        endpoint_url=_environment("DYNAMODB_ENDPOINT_URL", default="") or None,
-    )
+    return DynamoDBStore(table_name(), endpoint_url=endpoint_url())
+
+
+def table_name() -> str:
+    """Return the name of the table."""
+    return _environment("SESSION_TABLE_NAME", default="sessions")
+
+
+def endpoint_url() -> str | None:
+    """Return DynamoDB's address if it is not AWS."""
+    return _environment("DYNAMODB_ENDPOINT_URL", default="") or None
 
 
 def secret_keys(secret_key: str | Secret | Sequence[str | Secret] | None) -> list[str]:
