@@ -1,7 +1,8 @@
-"""The table's one definition, and its creation for development. Production has Terraform: see `terraform/`."""
+"""The table's one definition, and its creation for development. Production deploys what `emit.py` makes of it."""
 
 import contextlib
 import time
+from dataclasses import dataclass
 from typing import Any
 
 KEY = "session_id"
@@ -10,6 +11,15 @@ OWNER_INDEX = "owner-index"
 
 _POLL_SECONDS = 0.25
 _POLLS = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A table and where to look for it; None: where boto3 finds it."""
+
+    table_name: str
+    region_name: str | None = None
+    endpoint_url: str | None = None
 
 
 def definition(table_name: str) -> dict[str, Any]:
@@ -37,6 +47,11 @@ def definition(table_name: str) -> dict[str, Any]:
     }
 
 
+def time_to_live() -> dict[str, Any]:
+    """Return the TimeToLiveSpecification of UpdateTimeToLive."""
+    return {"Enabled": True, "AttributeName": TTL}
+
+
 def create(client: Any, table_name: str) -> None:
     """Create the table with its TTL if it does not exist, and wait until it can be used.
 
@@ -52,6 +67,4 @@ def create(client: Any, table_name: str) -> None:
         raise TimeoutError("the table did not become active within a minute")
     status = client.describe_time_to_live(TableName=table_name)["TimeToLiveDescription"]["TimeToLiveStatus"]
     if status == "DISABLED":
-        client.update_time_to_live(
-            TableName=table_name, TimeToLiveSpecification={"Enabled": True, "AttributeName": TTL}
-        )
+        client.update_time_to_live(TableName=table_name, TimeToLiveSpecification=time_to_live())
