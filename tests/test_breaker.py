@@ -1,9 +1,10 @@
 import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from dynamodb_sessions import DynamoDBStore, StoreUnavailable
+from dynamodb_sessions import DynamoDBStore, StoreUnavailable, client
 from dynamodb_sessions.breaker import FAILURES, Breaker
 from dynamodb_sessions.session import new_id
 
@@ -109,3 +110,32 @@ async def test_a_store_that_is_gone_is_not_waited_for_and_found_again(moto_url: 
                 break
             except StoreUnavailable:
                 await anyio.sleep(0.05)
+
+
+@pytest.mark.anyio
+async def test_a_call_that_found_no_free_thread_says_nothing_about_dynamodb(
+    monkeypatch: pytest.MonkeyPatch, moto_url: str, table_name: str
+) -> None:
+    """More calls at once than there are threads, and one that hangs: the others fail, and the breaker stays closed."""
+    monkeypatch.setattr(client, "MAX_CONCURRENT_CALLS", 1)
+    monkeypatch.setattr(client, "_limiter", anyio.lowlevel.RunVar("one thread"))
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True, timeout=0.3)
+    assert store.probe()
+    hanging = threading.Event()
+    store.client.meta.events.register("before-call.dynamodb", lambda **_: hanging.wait(5))
+    errors: list[str] = []
+
+    async def load() -> None:
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.load(new_id(), now=0)
+        errors.append(str(caught.value))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2 * FAILURES):
+            tasks.start_soon(load)
+    hanging.set()
+    assert sorted(error.partition(":")[0] for error in errors) == [
+        "DynamoDB did not answer within 0.3 s",
+        *["more than 1 calls at once"] * (2 * FAILURES - 1),
+    ]
+    assert not store._breaker.is_open

@@ -65,11 +65,22 @@ class ItemTooLarge(SessionError):
     """The item would be larger than DynamoDB takes. Nothing was written."""
 
 
+class NoThread(StoreUnavailable):
+    """There are more calls to make than threads: DynamoDB was not asked, so nothing is said about it."""
+
+
 async def in_thread(function: Callable[[], T], *, timeout: float) -> T:  # noqa: ASYNC109
     """Run a blocking function in a worker thread. Raises StoreUnavailable after `timeout` seconds, waiting included.
 
-    The thread is then left to end by itself: nothing can interrupt it.
+    The thread is then left to end by itself: nothing can interrupt it. It is NoThread if there was none to be had.
     """
+    begun = False
+
+    def begin() -> T:
+        nonlocal begun
+        begun = True
+        return function()
+
     try:
         limiter = _limiter.get()
     except LookupError:
@@ -77,8 +88,10 @@ async def in_thread(function: Callable[[], T], *, timeout: float) -> T:  # noqa:
         _limiter.set(limiter)
     try:
         with anyio.fail_after(timeout):
-            return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+            return await anyio.to_thread.run_sync(begin, abandon_on_cancel=True, limiter=limiter)
     except TimeoutError:
+        if not begun:
+            raise NoThread(f"more than {MAX_CONCURRENT_CALLS} calls at once: none of the threads was free") from None
         raise StoreUnavailable(f"DynamoDB did not answer within {timeout:g} s") from None
 
 

@@ -15,7 +15,7 @@ import anyio
 
 from dynamodb_sessions import item, table
 from dynamodb_sessions.breaker import Breaker
-from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, ItemTooLarge, in_thread
+from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, ItemTooLarge, NoThread, in_thread
 from dynamodb_sessions.events import add_capacity, counts_capacity
 from dynamodb_sessions.exceptions import (
     ConfigurationError,
@@ -404,6 +404,8 @@ class DynamoDBStore:
             parameters["ReturnConsumedCapacity"] = "TOTAL"
         try:
             answer = await self._door.call(operation, **parameters)
+        except NoThread:
+            raise
         except StoreUnavailable as error:
             self._breaker.failed(error)
             raise
