@@ -157,14 +157,25 @@ def new_context(private_windows: Browser) -> Iterator[Callable[[], BrowserContex
         yield make
 
 
+@pytest.fixture(scope="module")
+def shared_window(private_windows: Browser) -> Iterator[BrowserContext]:
+    """One for all tests that take what they find: a new one costs more than most tests do."""
+    with private_windows.new_context(**AS_EVERYWHERE) as shared_window:
+        shared_window.new_page()
+        yield shared_window
+
+
 @pytest.fixture
-def context(new_context: Callable[[], BrowserContext]) -> BrowserContext:
-    return new_context()
+def context(shared_window: BrowserContext) -> Iterator[BrowserContext]:
+    shared_window.clear_cookies()
+    yield shared_window
+    for page in shared_window.pages[1:]:
+        page.close()
 
 
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
-    return context.new_page()
+    return context.pages[0]
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +377,7 @@ def test_a_partitioned_cookie_belongs_to_the_site_around_the_frame(
     site.serve(same_site="none", partitioned=partitioned)
     context: BrowserContext = request.getfixturevalue(window)
     context.clear_cookies()
-    page = context.new_page()
+    page = context.pages[0]
     page.goto(site.url("/", "b.test"))
     assert embed_a_frame(page, site.url("/login/ada")) == "ada"
     seen = {"b": embed_a_frame(page, site.url("/look"))}
