@@ -7,7 +7,15 @@ from typing import Any
 import boto3
 import pytest
 
-from dynamodb_sessions import ConfigurationError, DynamoDBStore, MemoryStore, StoreUnavailable
+from dynamodb_sessions import (
+    ConfigurationError,
+    DynamoDBStore,
+    MemoryStore,
+    Session,
+    SessionError,
+    StoreUnavailable,
+    open_session,
+)
 from dynamodb_sessions import table as definition
 from dynamodb_sessions.fallback import FallbackStore
 from dynamodb_sessions.session import new_id
@@ -276,12 +284,11 @@ def bind(request: Any) -> None:
 
 
 async def revoke_others(request: Any) -> None:
-    await request.app.state.store.revoke_owner(ALICE, keep=held(request).id)
+    await held(request).store.revoke_owner(ALICE, keep=held(request).id)
 
 
 async def test_end_all_others_logs_the_second_browser_out_on_its_very_next_request(owners: OwnerStore) -> None:
     app = an_app(owners, by_path(login=bind, others=revoke_others, look=look))
-    app.state.store = owners
     async with browser(app) as first, browser(app) as second:
         for client in (first, second):
             assert (await client.get("/login")).json() == {"user": "alice"}
@@ -326,6 +333,18 @@ async def test_owners_that_cannot_be_counted_do_not_fail_a_login(caplog: pytest.
 def test_a_maximum_that_is_none_is_refused(maximum: Any) -> None:
     with pytest.raises(ConfigurationError, match="max_sessions_per_owner"):
         an_app(MemoryStore(), look, max_sessions_per_owner=maximum).build_middleware_stack()
+
+
+async def test_a_session_knows_where_its_owners_others_are() -> None:
+    with pytest.raises(SessionError, match="finds sessions by owner"):
+        _ = Session().store
+    store = MemoryStore()
+    async with open_session(store, "job-1") as session:
+        assert session.store is store
+    without: Any = Counting(store)
+    async with open_session(without, "job-1") as session:
+        with pytest.raises(SessionError, match="finds sessions by owner"):
+            _ = session.store
 
 
 def test_a_store_that_lists_no_owners_has_no_maximum() -> None:

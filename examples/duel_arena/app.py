@@ -23,7 +23,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, Session
-from dynamodb_sessions.store import OwnerStore
 from examples.duel_arena import contenders, devices
 from examples.duel_arena.bodies import json_body, line_of_text
 from examples.duel_arena.calls import CountCalls, late_calls, watch
@@ -61,23 +60,16 @@ def create_app(
     with contextlib.suppress(ConfigurationError):  # Without a client there is nothing to count, and memory takes over.
         watch(store.client)
 
-    def sessions(app: ASGIApp) -> ASGIApp:
-        middleware = DynamoDBSessionMiddleware(
-            app,
-            secret_key,
-            "duel_arena",
-            MAX_AGE,
-            store=store,
-            touch_after=TOUCH_AFTER,
-            max_sessions_per_owner=MAX_DEVICES,
-        )
-        # Not simply `store`: while DynamoDB cannot be initialised, the middleware has them in memory.
-        if isinstance(middleware.store, OwnerStore):
-            arena.sessions = middleware.store
-        return middleware
-
     api = Starlette(routes=arena.routes(), exception_handlers={HTTPException: _say, ConfigurationError: _say_why})
-    api.add_middleware(sessions)
+    api.add_middleware(
+        DynamoDBSessionMiddleware,
+        secret_key,
+        "duel_arena",
+        MAX_AGE,
+        store=store,
+        touch_after=TOUCH_AFTER,
+        max_sessions_per_owner=MAX_DEVICES,
+    )
     api.add_middleware(CountCalls, late=arena.late)
     return Starlette(
         routes=[Route("/", _page), Mount("/api", api), Mount("/static", StaticFiles(directory=STATIC))],
@@ -86,11 +78,10 @@ def create_app(
 
 
 class Arena:
-    """The routes. What they share is where sessions are kept; who plays is in the session."""
+    """The routes. What they share is the store; who plays is in the session."""
 
     def __init__(self, store: DynamoDBStore, pace: float, closing: Callable[[], bool]) -> None:
         self.store = store
-        self.sessions: OwnerStore = store
         self.pace = pace
         self.closing = closing
         self.late = late_calls()
@@ -162,18 +153,18 @@ class Arena:
         session = _player(request)
         if body.get("device") == devices.fingerprint(session.id):
             raise HTTPException(409, "This is where you are: sign out instead.")
-        if not await devices.end(self.sessions, session["player"], body.get("device")):
+        if not await devices.end(session, body.get("device")):
             raise HTTPException(404, "That device is signed out already.")
         return await self._show_devices(session)
 
     async def end_others(self, request: Request) -> Response:
         await json_body(request)
         session = _player(request)
-        await self.sessions.revoke_owner(session["player"], keep=session.id)
+        await session.store.revoke_owner(session["player"], keep=session.id)
         return await self._show_devices(session)
 
     async def _show_devices(self, session: Session) -> Response:
-        shown = await devices.all_of(self.sessions, session, MAX_AGE)
+        shown = await devices.all_of(session, MAX_AGE)
         return JSONResponse({"player": session["player"], "devices": shown})
 
     async def start(self, request: Request) -> Response:

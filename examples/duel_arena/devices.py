@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 from dynamodb_sessions import Record, Session
-from dynamodb_sessions.store import OwnerStore
 
 _BROWSERS = (
     ("Edg", "Edge"),
@@ -45,23 +44,23 @@ def browser_of(user_agent: str) -> str:
     return browser if system is None else f"{browser} on {system}"
 
 
-async def all_of(store: OwnerStore, session: Session, max_age: int) -> list[dict[str, Any]]:
+async def all_of(session: Session, max_age: int) -> list[dict[str, Any]]:
     """Return this device, and after it the player's others, oldest first.
 
     An expiry lies `max_age` seconds after the last look at the session, or `touch_after` less than that.
     """
     now = int(time.time())
-    others = [record async for record in store.list_owner(session["player"]) if record.id != session.id]
+    others = [record async for record in session.store.list_owner(session["player"]) if record.id != session.id]
     # The index hears of a login a moment later: this device is here whatever it says.
     this = _shown(session.id, session, session.created_at or now, 0)
     return [this, *(_of(record, max(0, now - record.expires_at + max_age)) for record in others)]
 
 
-async def end(store: OwnerStore, player: str, device: object) -> bool:
+async def end(session: Session, device: object) -> bool:
     """End the player's session that goes by this fingerprint. False if there is none."""
-    async for record in store.list_owner(player):
+    async for record in session.store.list_owner(session["player"]):
         if fingerprint(record.id) == device:
-            return await store.delete(record.id)
+            return await session.store.delete(record.id)
     return False
 
 

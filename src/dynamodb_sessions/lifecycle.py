@@ -261,7 +261,7 @@ async def open_session(
                 kept = await commit(store, session, decide(session, lifetimes, clock()))
         return kept
 
-    session.on_save(save)
+    session.attach(save, store if isinstance(store, OwnerStore) else None)
     yield session
     await save()
     if session.ended and session.modified:

@@ -99,6 +99,7 @@ class DynamoDBSessionMiddleware:
         if isinstance(store, ProbedStore):
             store = FallbackStore(store, MemoryStore() if fallback == "memory" else None)
         self.store: SessionStore = store
+        self.owners = store if isinstance(store, OwnerStore) else None
         self.observed = ObservedStore(store, on_event)
         self.max_sessions_per_owner = max_sessions_per_owner
         self._excluded = tuple(prefix.rstrip("/") for prefix in exclude)
@@ -172,7 +173,7 @@ class _Exchange:
         except _OUTAGE as error:
             await self._refuse("loaded", error)
             return
-        session.on_save(self._save)
+        session.attach(self._save, middleware.owners)
         self._session = self._scope["session"] = session
         try:
             await middleware.app(self._scope, self._watch, self._respond)
@@ -317,11 +318,11 @@ class _Exchange:
 
     async def _limit_owner(self, record: Record | None) -> None:
         """End the owner's oldest sessions, if there are too many now. The login itself has succeeded already."""
-        store, maximum = self._middleware.store, self._middleware.max_sessions_per_owner
-        if maximum is None or record is None or not isinstance(store, OwnerStore):
+        owners, maximum = self._middleware.owners, self._middleware.max_sessions_per_owner
+        if maximum is None or record is None or owners is None:
             return
         try:
-            await lifecycle.limit_owner(store, record, maximum)
+            await lifecycle.limit_owner(owners, record, maximum)
         except _OUTAGE as error:
             logger.error("an owner's sessions could not be counted, and may be more than %d: %s", maximum, error)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dynamodb_sessions.codec import encode, encode_item, encode_items, is_text, same
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, UnserializableValue
-from dynamodb_sessions.store import Record, check_seconds
+from dynamodb_sessions.store import OwnerStore, Record, check_seconds
 
 MAX_OWNER_SIZE = 1024
 """Bytes. Source: DynamoDB's limit of a partition key is 2048; half of it leaves every composite key room."""
@@ -48,6 +48,7 @@ class Session(dict[str, Any]):
     _handed_out: set[str] | None = None
     """Keys that were set, or whose value was given away and can be changed: all that a commit has to compare."""
     _all_handed_out = False
+    _store: OwnerStore | None = None
     stored_version = 0
     """The version that the last commit left."""
     _save: Callable[[], Awaitable[bool]] | None = None
@@ -106,6 +107,16 @@ class Session(dict[str, Any]):
         if self._new_max_age is not None:
             return self._new_max_age or None
         return None if self.record is None or self.cleared else self.record.max_age
+
+    @property
+    def store(self) -> OwnerStore:
+        """Where the session and its owner's others are kept: for `list_owner` and `revoke_owner`.
+
+        Raises SessionError if it is kept nowhere, or in a store that finds no sessions by owner.
+        """
+        if self._store is None:
+            raise SessionError("this session is not kept in a store that finds sessions by owner")
+        return self._store
 
     @property
     def modified(self) -> bool:
@@ -208,9 +219,10 @@ class Session(dict[str, Any]):
         """The lifetime set since the last commit, as `Changes` has it."""
         return self._new_max_age
 
-    def on_save(self, save: Callable[[], Awaitable[bool]]) -> None:
-        """Say what `save` does."""
+    def attach(self, save: Callable[[], Awaitable[bool]], store: OwnerStore | None) -> None:
+        """Say what `save` does, and where the session is kept."""
         self._save = save
+        self._store = store
 
     @property
     def asked(self) -> int:
