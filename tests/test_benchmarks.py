@@ -52,7 +52,7 @@ def tables(printed: str) -> Tables:
 def test_without_a_name_they_are_listed() -> None:
     status, printed = run()
     assert status == 0
-    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == ["cold_start", "load", "soak"]
+    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == ["cold_start", "load", "outage", "soak"]
 
 
 def test_one_that_does_not_exist_is_refused() -> None:
@@ -232,3 +232,14 @@ def test_the_stub_answers_after_its_latency_and_ends_with_its_user() -> None:
         assert time.monotonic() - started >= 0.2
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+
+
+def test_cold_start_and_outage_print_their_tables() -> None:
+    status, printed = run("outage", "--requests", "20")
+    assert status == 0
+    ((answered, gone),) = tables(printed)
+    assert (answered["requests"], gone["requests"]) == ("20", "20")
+    status, printed = run("cold_start", "--rounds", "1")
+    assert status == 0
+    ((ours, theirs),) = tables(printed)
+    assert float(ours["import ms"]) > 0 < float(theirs["import ms"])
