@@ -6,6 +6,7 @@ What is to happen is declared in `fault_table.py`. The faults are made by `proxy
 import functools
 import itertools
 import random
+import shutil
 import socket
 import subprocess
 import time
@@ -38,7 +39,7 @@ from dynamodb_sessions.session import new_id
 from dynamodb_sessions.store import Changes, Record
 from tests import fault_table
 from tests.apps import held
-from tests.conftest import KEY, Clock
+from tests.conftest import ENGINE, KEY, Clock
 from tests.fault_table import Cell, Extent, Moment
 from tests.proxy import WHOLE, How, Proxy, Step
 
@@ -541,6 +542,8 @@ class Crowd:
 async def test_what_was_acknowledged_survives_a_kill(dynamodb_local_url: str, table_name: str, tmp_path: Path) -> None:
     """`kill -9` under load, and a start on the same data, three times. Meanwhile: 503, and never an empty session."""
     assert dynamodb_local_url
+    if shutil.which("java") is None:
+        ENGINE.is_missing()
     engine = await anyio.to_thread.run_sync(Engine, tmp_path)
     try:
         crowd = Crowd(App(DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True)))
