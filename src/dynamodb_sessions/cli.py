@@ -170,8 +170,11 @@ async def _list_sessions(options: argparse.Namespace) -> int:
     records = store.scan() if options.owner is None else store.list_owner(options.owner)
     name = "ID" if options.ids else "SESSION"
     width = 43 if options.ids else 8
-    print(f"{name:{width}} {'CREATED':20} {'EXPIRES':20} {'BYTES':>7} OWNER")
+    header = f"{name:{width}} {'CREATED':20} {'EXPIRES':20} {'BYTES':>7} OWNER"
     async for record in records:
+        if header:
+            print(header)
+            header = ""
         named = _printable(record.id) if options.ids else short(record.id)
         owner = "-" if record.owner is None else _printable(record.owner)
         times = f"{_moment(record.created_at)} {_moment(record.expires_at)}"
@@ -180,11 +183,12 @@ async def _list_sessions(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    options.id = _read_id(options.id)
     return _run(_show_session, options)
 
 
 async def _show_session(options: argparse.Namespace) -> int:
-    record = await _store(_target(options)).load(_read_id(options.id), now=wall_clock())
+    record = await _store(_target(options)).load(options.id, now=wall_clock())
     if record is None:
         return _fail(_UNKNOWN)
     lines = {
@@ -210,26 +214,28 @@ def _revoke(options: argparse.Namespace) -> int:
         options.usage("give either an ID or --owner")
     if options.keep is not None and options.owner is None:
         options.usage("--keep goes with --owner only")
+    if options.id is not None:
+        options.id = _read_id(options.id)
+    if options.keep is not None:
+        options.keep = _read_id(options.keep)
     return _run(_revoke_one if options.owner is None else _revoke_owner, options)
 
 
 async def _revoke_one(options: argparse.Namespace) -> int:
-    store, session_id = _store(_target(options)), _read_id(options.id)
+    store = _store(_target(options))
     try:
-        record: Record | None = await store.load(session_id, now=wall_clock())
+        is_there = await store.load(options.id, now=wall_clock()) is not None
     except CorruptRecord:
-        await store.delete(session_id)
-    else:
-        await store.delete(session_id)
-        if record is None:
-            return _fail(_UNKNOWN)
-    print(f"revoked {short(session_id)}")
+        is_there = True
+    await store.delete(options.id)
+    if not is_there:
+        return _fail(_UNKNOWN)
+    print(f"revoked {short(options.id)}")
     return 0
 
 
 async def _revoke_owner(options: argparse.Namespace) -> int:
-    keep = None if options.keep is None else _read_id(options.keep)
-    ended = await _store(_target(options)).revoke_owner(options.owner, keep=keep)
+    ended = await _store(_target(options)).revoke_owner(options.owner, keep=options.keep)
     print(f"revoked {_sessions(ended)}")
     return 0
 
@@ -323,7 +329,10 @@ def _text(value: str) -> str:
 
 
 def _read_id(given: str) -> str:
-    """Return an id, from standard input if it is given as a dash: there no shell remembers it."""
+    """Return an id, from standard input if it is given as a dash: there no shell remembers it.
+
+    To be called outside of an event loop, in which Ctrl-C would wait for the input.
+    """
     session_id = sys.stdin.readline().strip() if given == "-" else given
     if not is_text(session_id, max_size=_MAX_KEY_SIZE):
         raise ConfigurationError(f"an id is text of 1 to {_MAX_KEY_SIZE} bytes")
