@@ -426,6 +426,29 @@ def test_a_reader_that_goes_away_is_no_error(keep: Store) -> None:
         assert process.wait(30) == cli.UNREAD
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("engine", ["moto"], indirect=True)
+def test_a_full_disk_is_told_in_one_line(keep: Store) -> None:
+    keep()
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        ran = subprocess.run([*COMMAND, "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (1, "dynamodb-sessions: nothing can be printed: No space left on device\n")
+
+
+def test_an_id_that_is_no_text_is_told_in_one_line() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    ran = subprocess.run([*COMMAND, "show", "-"], input=b"\xff\n", stderr=subprocess.PIPE, env=environment, check=False)
+    assert (ran.returncode, ran.stderr) == (1, b"dynamodb-sessions: an id is text of 1 to 2048 bytes\n")
+
+
+@pytest.mark.parametrize("engine", ["moto"], indirect=True)
+def test_what_a_terminal_cannot_show_is_escaped(keep: Store) -> None:
+    keep("zoë")
+    out, err = spawn("list", env=os.environ | {"PYTHONIOENCODING": "ascii"}).communicate(timeout=60)
+    assert out.endswith(" zo\\xeb\n")
+    assert err == ""
+
+
 @pytest.mark.parametrize("engine", ["moto"], indirect=True)
 @pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "✓ region"), ("ascii", "ok region")])
 @pytest.mark.usefixtures("client")

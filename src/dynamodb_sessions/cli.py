@@ -5,6 +5,7 @@ reads the output any more.
 """
 
 import argparse
+import io
 import json
 import os
 import re
@@ -59,6 +60,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return its exit code; argparse exits by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # An owner may be what the terminal cannot show.
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(
         [_HIDDEN + each if each[:1] == "-" and _ID.fullmatch(each) else each for each in given]
@@ -71,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _fail("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:
         # Else the interpreter complains when it flushes on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNREAD
+        return UNREAD if isinstance(error, BrokenPipeError) else _fail(f"nothing can be printed: {error.strerror}")
     return code
 
 
@@ -333,7 +336,10 @@ def _read_id(given: str) -> str:
 
     To be called outside of an event loop, in which Ctrl-C would wait for the input.
     """
-    session_id = sys.stdin.readline().strip() if given == "-" else given
+    try:
+        session_id = sys.stdin.readline().strip() if given == "-" else given
+    except UnicodeDecodeError:
+        session_id = ""
     if not is_text(session_id, max_size=_MAX_KEY_SIZE):
         raise ConfigurationError(f"an id is text of 1 to {_MAX_KEY_SIZE} bytes")
     return session_id
