@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,7 @@ def test_progress_is_told_on_a_terminal_only(
     run: Run, keep: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep(left=-5)
-    run("purge-expired", "--dry-run")
+    assert run("purge-expired", "--dry-run") == "would delete 1 expired session of 1 stored\n"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert cli.main(["purge-expired"]) == 0
     said = capsys.readouterr()
@@ -395,6 +396,11 @@ def test_it_tells_its_version(run: Run) -> None:
 # As a process.
 
 
+def test_it_is_installed_under_its_name() -> None:
+    (installed,) = entry_points(group="console_scripts", name="dynamodb-sessions")
+    assert installed.load() is cli.main
+
+
 def spawn(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
@@ -416,7 +422,9 @@ def test_nothing_else_imports_it() -> None:
 
 
 @pytest.mark.parametrize("engine", ["moto"], indirect=True)
-def test_a_reader_that_goes_away_is_no_error(keep: Store) -> None:
+def test_a_reader_that_goes_away_is_no_error(keep: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the interpreter make it one, when it flushes what is left on its way out."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     keep()
     with spawn("list") as process:
         assert process.stdout is not None
@@ -428,7 +436,8 @@ def test_a_reader_that_goes_away_is_no_error(keep: Store) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
 @pytest.mark.parametrize("engine", ["moto"], indirect=True)
-def test_a_full_disk_is_told_in_one_line(keep: Store) -> None:
+def test_a_full_disk_is_told_in_one_line(keep: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     keep()
     with open("/dev/full", "w") as full:  # noqa: PTH123
         ran = subprocess.run([*COMMAND, "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
