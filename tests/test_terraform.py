@@ -14,9 +14,11 @@ from typing import Any
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBStore, table
+from dynamodb_sessions import DynamoDBStore, emit, table
+from dynamodb_sessions.table import Target
 from tests import test_store_contract
 from tests.conftest import TERRAFORM
+from tests.test_permissions import granted
 
 PROJECT = Path(__file__).parent.parent
 
@@ -118,9 +120,8 @@ async def test_its_table_keeps_the_stores_promises(applied: dict[str, Any], prom
 def test_its_outputs_lead_to_it(applied: dict[str, Any]) -> None:
     assert applied["environment"] == {"USE_DYNAMODB_SESSIONS": "true", "SESSION_TABLE_NAME": "applied"}
     assert applied["owner_index_arn"] == f"{applied['table_arn']}/index/{table.OWNER_INDEX}"
-    (items, query) = json.loads(applied["policy_json"])["Statement"]
-    assert items["Resource"] == [applied["table_arn"]]
-    assert query["Resource"] == [applied["owner_index_arn"]]
+    for policy, operator in (("policy_json", False), ("operator_policy_json", True)):
+        assert granted(applied[policy]) == granted(emit.iam(Target("applied"), operator=operator))
 
 
 def test_the_lambda_example_applies_and_goes_again(
