@@ -13,7 +13,11 @@ locals {
   # TransactWriteItems has no permission of its own: it needs those of the puts and deletes in it.
   item_actions = ["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"]
 
-  operator_actions = ["dynamodb:Query", "dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive"]
+  operator_actions = ["dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive"]
+
+  index_statements = var.owner_index ? [
+    { Sid = "OwnerIndex", Effect = "Allow", Action = ["dynamodb:Query"], Resource = local.index_arns },
+  ] : []
 
   # DynamoDB calls KMS in the name of whoever calls DynamoDB; `kms:ViaService` lets the key be used in no other way.
   # The Region is a wildcard because replication crosses Regions. CreateGrant is left out of what AWS lists: it is
@@ -30,9 +34,7 @@ locals {
     Version = "2012-10-17"
     Statement = concat(
       [{ Sid = "Sessions", Effect = "Allow", Action = local.item_actions, Resource = local.table_arns }],
-      var.owner_index ? [
-        { Sid = "OwnerIndex", Effect = "Allow", Action = ["dynamodb:Query"], Resource = local.index_arns },
-      ] : [],
+      local.index_statements,
       local.key_statements,
     )
   }
@@ -46,9 +48,7 @@ locals {
         Action   = concat(local.item_actions, local.operator_actions)
         Resource = local.table_arns
       }],
-      var.owner_index ? [
-        { Sid = "OwnerIndex", Effect = "Allow", Action = ["dynamodb:Query", "dynamodb:Scan"], Resource = local.index_arns },
-      ] : [],
+      local.index_statements,
       local.key_statements,
     )
   }

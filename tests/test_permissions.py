@@ -1,12 +1,13 @@
 """A role with nothing but the emitted policy does all an app does, and the policy allows nothing that no path needs.
 
+The same for an operator's role and the command line.
+
 A transaction has no permission of its own: it needs those of the writes in it. A query of an index is allowed on the
 index. Source: "Using IAM with DynamoDB transactions" and "Using IAM policy conditions" in the AWS documentation.
 """
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,10 +19,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from dynamodb_sessions import DynamoDBStore, MemoryStore, emit, open_session, table
+from dynamodb_sessions import DynamoDBStore, MemoryStore, cli, emit, item, open_session, table
+from dynamodb_sessions.client import Boto3Door
 from dynamodb_sessions.fallback import FallbackStore
 from dynamodb_sessions.session import new_id
-from dynamodb_sessions.store import wall_clock
+from dynamodb_sessions.store import Record, wall_clock
 from dynamodb_sessions.table import Target
 from tests.conftest import Clock
 from tests.test_fallback import Time, settled
@@ -35,6 +37,7 @@ Permission = tuple[str, str]
 
 GET, PUT, UPDATE, DELETE = ((f"dynamodb:{name}Item", "") for name in ("Get", "Put", "Update", "Delete"))
 QUERY = ("dynamodb:Query", f"/index/{table.OWNER_INDEX}")
+SCAN, DESCRIBE, DESCRIBE_TTL = ((f"dynamodb:{name}", "") for name in ("Scan", "DescribeTable", "DescribeTimeToLive"))
 
 ACCOUNT = "arn:aws:dynamodb:us-east-1:123456789012"
 
@@ -72,10 +75,10 @@ class Role:
     used: set[Permission] = field(default_factory=set)
     denied: set[Permission] = field(default_factory=set)
 
-    @contextmanager
-    def assumed(self, client: Any) -> Iterator[None]:
+    def assume(self, client: Any) -> None:
         client.meta.events.register("before-parameter-build.dynamodb", self._authorise)
-        yield
+
+    def leave(self, client: Any) -> None:
         client.meta.events.unregister("before-parameter-build.dynamodb", self._authorise)
 
     def forget(self) -> None:
@@ -214,9 +217,9 @@ def with_a_forged_cookie(_: Stage, client: httpx.AsyncClient) -> None:
 def older_layout(stage: Stage, client: httpx.AsyncClient) -> None:
     """Rewrite the session as older versions stored it."""
     key = {table.KEY: {"S": client.cookies["session_id"].partition(".")[0]}}
-    item = stage.others.get_item(TableName=stage.table_name, Key=key)["Item"]
-    del item["version"]
-    stage.others.put_item(TableName=stage.table_name, Item=item | {"user_data": {"S": '{"a": 1}'}})
+    stored = stage.others.get_item(TableName=stage.table_name, Key=key)["Item"]
+    del stored["version"]
+    stage.others.put_item(TableName=stage.table_name, Item=stored | {"user_data": {"S": '{"a": 1}'}})
 
 
 async def probe(stage: Stage) -> None:
@@ -314,7 +317,15 @@ PATHS: dict[str, tuple[set[Permission], Path]] = {
     ),
     "the policy is attached late": ({GET, PUT, DELETE}, permitted_late),
 }
-EVERYTHING = set[Permission]().union(*(needs for needs, _ in PATHS.values()))
+COMMANDS = {
+    "check": {GET, PUT, UPDATE, DELETE, QUERY, SCAN, DESCRIBE, DESCRIBE_TTL},
+    "list": {SCAN},
+    "list --owner acme/alice": {QUERY, GET},
+    "show alice": {GET},
+    "revoke alice": {GET, DELETE},
+    "revoke --owner acme/alice": {QUERY, DELETE},
+    "purge-expired": {SCAN, DELETE},
+}
 
 
 def of_table(permissions: set[Permission], table_name: str) -> set[Permission]:
@@ -333,8 +344,9 @@ def stage(client: Any, dynamodb: Any, table_name: str, clock: Clock) -> Iterator
     table.create(dynamodb, table_name)
     clock.now = wall_clock()
     role = Role(granted(emit.iam(Target(table_name, "us-east-1"))))
-    with role.assumed(client):
-        yield Stage(role, table_name, client, dynamodb, clock)
+    role.assume(client)
+    yield Stage(role, table_name, client, dynamodb, clock)
+    role.leave(client)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -346,7 +358,7 @@ async def test_the_policy_is_enough(stage: Stage, path: str) -> None:
 
 
 def test_the_policy_allows_nothing_else(stage: Stage) -> None:
-    assert stage.role.permissions == of_table(EVERYTHING, stage.table_name)
+    assert stage.role.permissions == of_table(set().union(*(needs for needs, _ in PATHS.values())), stage.table_name)
 
 
 @pytest.mark.parametrize(
@@ -367,3 +379,35 @@ async def test_the_role_has_no_permission_but_those_of_its_policy(
     stage.role.permissions -= missing
     await PATHS[path][1](stage)
     assert stage.role.denied == missing
+
+
+@pytest.fixture
+def operator(dynamodb: Any, table_name: str, moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Role:
+    """The role of whoever uses the command line, on a table with a live session and an expired one."""
+    table.create(dynamodb, table_name)
+    now = wall_clock()
+    for name, expires_at in (("alice", now + 3600), ("expired", now - 1)):
+        record = Record(name, {}, now - 10, expires_at, owner="acme/alice")
+        dynamodb.put_item(TableName=table_name, Item=item.from_record(record))
+    role = Role(granted(emit.iam(Target(table_name, "us-east-1"), operator=True)))
+    build = Boto3Door._build
+
+    def build_and_assume(door: Boto3Door) -> Any:
+        client = build(door)
+        role.assume(client)
+        return client
+
+    monkeypatch.setattr(Boto3Door, "_build", build_and_assume)
+    monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", moto_url)
+    return role
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_operators_policy_is_enough(operator: Role, table_name: str, command: str) -> None:
+    assert cli.main(["--table", table_name, *command.split()]) == 0
+    assert operator.denied == set()
+    assert operator.used == of_table(COMMANDS[command], table_name)
+
+
+def test_the_operators_policy_allows_nothing_else(operator: Role, table_name: str) -> None:
+    assert operator.permissions == of_table(set().union(*COMMANDS.values()), table_name)

@@ -15,7 +15,8 @@ from dynamodb_sessions.table import Target
 ITEM_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem")
 """What an app calls. TransactWriteItems has no permission of its own: it needs those of the writes in it."""
 
-OPERATOR_ACTIONS = ("Query", "Scan", "DescribeTable", "DescribeTimeToLive")
+OPERATOR_ACTIONS = ("Scan", "DescribeTable", "DescribeTimeToLive")
+"""What the command line calls besides."""
 
 _CDK_TYPES = {"S": "STRING", "N": "NUMBER", "B": "BINARY"}
 
@@ -104,12 +105,11 @@ def iam(target: Target, *, operator: bool = False) -> str:
     """Return the policy of the app's role, or of an operator's: the least that works."""
     arn = _arn(target)
     item_actions = ITEM_ACTIONS + OPERATOR_ACTIONS if operator else ITEM_ACTIONS
-    index_actions = ("Query", "Scan") if operator else ("Query",)
     policy = {
         "Version": "2012-10-17",
         "Statement": [
             _allow("Sessions", item_actions, arn),
-            _allow("OwnerIndex", index_actions, f"{arn}/index/{table.OWNER_INDEX}"),
+            _allow("OwnerIndex", ("Query",), f"{arn}/index/{table.OWNER_INDEX}"),
         ],
     }
     return json.dumps(policy, indent=2) + "\n"

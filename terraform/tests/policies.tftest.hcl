@@ -72,14 +72,14 @@ run "operator" {
           Effect = "Allow"
           Action = [
             "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem",
-            "dynamodb:Query", "dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive",
+            "dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive",
           ]
           Resource = ["arn:aws:dynamodb:eu-west-1:123456789012:table/sessions"]
         },
         {
           Sid      = "OwnerIndex"
           Effect   = "Allow"
-          Action   = ["dynamodb:Query", "dynamodb:Scan"]
+          Action   = ["dynamodb:Query"]
           Resource = ["arn:aws:dynamodb:eu-west-1:123456789012:table/sessions/index/owner-index"]
         },
       ]
