@@ -116,7 +116,7 @@ async def test_a_store_that_is_gone_is_not_waited_for_and_found_again(moto_url: 
 async def test_a_call_that_found_no_free_thread_says_nothing_about_dynamodb(
     monkeypatch: pytest.MonkeyPatch, moto_url: str, table_name: str
 ) -> None:
-    """More calls at once than there are threads, and one that hangs: the others fail, and the breaker stays closed."""
+    """More calls at once than there are threads, and one that hangs: the others fail without being counted."""
     monkeypatch.setattr(client, "MAX_CONCURRENT_CALLS", 1)
     monkeypatch.setattr(client, "_limiter", anyio.lowlevel.RunVar("one thread"))
     store = DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True, timeout=0.3)
@@ -134,8 +134,7 @@ async def test_a_call_that_found_no_free_thread_says_nothing_about_dynamodb(
         for _ in range(2 * FAILURES):
             tasks.start_soon(load)
     hanging.set()
-    assert sorted(error.partition(":")[0] for error in errors) == [
-        "DynamoDB did not answer within 0.3 s",
-        *["more than 1 calls at once"] * (2 * FAILURES - 1),
-    ]
-    assert not store._breaker.is_open
+    of_threads = [error for error in errors if error.startswith("more than 1 calls at once")]
+    # The thread that hangs is given up after the deadline, and another call may get its place at the last moment.
+    assert len(of_threads) > FAILURES
+    assert store._breaker._failures == len(errors) - len(of_threads)
