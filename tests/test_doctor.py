@@ -67,6 +67,7 @@ class Front(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.denied: set[str] = set()
         self.code = ""
+        self.rewrite: Callable[[str, dict[str, Any]], Any] = lambda _operation, _answer: None
         self.ahead: int | None = 0
 
 
@@ -86,7 +87,9 @@ class Handler(BaseHTTPRequestHandler):
             request = urllib.request.Request(self.server.engine_url, body, headers)
             try:
                 with urllib.request.urlopen(request, timeout=10) as answer:
-                    self.answer(200, answer.read())
+                    said = json.loads(answer.read())
+                self.server.rewrite(operation, said)
+                self.answer(200, json.dumps(said).encode())
             except urllib.error.HTTPError as answer:
                 with answer:
                     self.answer(answer.code, answer.read())
@@ -302,6 +305,38 @@ def test_another_index(
     assert findings["index"].detail.startswith(said)
     assert "update-table" in findings["index"].fix
     assert verdicts(findings, WRONG) == (["index"] if verdict is WRONG else [])
+
+
+@pytest.mark.parametrize("engine", ["moto"], indirect=True)
+def test_what_is_being_built_wants_patience(check: Check, client: Any, table_name: str, front: Front) -> None:
+    table.create(client, table_name)
+
+    def build_index(operation: str, answer: dict[str, Any]) -> None:
+        if operation == "DescribeTable":
+            answer["Table"]["GlobalSecondaryIndexes"][0]["IndexStatus"] = "CREATING"
+
+    def build_table(operation: str, answer: dict[str, Any]) -> None:
+        if operation == "DescribeTable":
+            answer["Table"]["TableStatus"] = "CREATING"
+
+    front.rewrite = build_index
+    findings = check(front.url)
+    assert (verdicts(findings, WARNING), verdicts(findings, WRONG)) == (["index"], [])
+    assert "wait" in findings["index"].fix
+    front.rewrite = build_table
+    findings = check(front.url)
+    assert verdicts(findings, WRONG) == ["table"]
+    assert "wait" in findings["table"].fix
+
+
+@pytest.mark.parametrize("engine", ["moto"], indirect=True)
+def test_a_round_trip_that_fails_is_named(check: Check, client: Any, table_name: str, front: Front) -> None:
+    table.create(client, table_name)
+    front.rewrite = lambda operation, answer: operation == "GetItem" and answer.pop("Item", None)
+    findings = check(front.url)
+    assert verdicts(findings, WRONG) == ["round trip"]
+    assert findings["round trip"].detail == "what was stored is not what was loaded"
+    assert client.scan(TableName=table_name)["Items"] == []
 
 
 @pytest.mark.parametrize(
