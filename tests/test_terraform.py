@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBStore, emit, table
+from dynamodb_sessions import DynamoDBStore, cli, emit, table
 from dynamodb_sessions.table import Target
 from tests import test_store_contract
 from tests.conftest import TERRAFORM
@@ -118,6 +118,18 @@ CONTRACT = {
 @pytest.mark.parametrize("promise", CONTRACT.values(), ids=CONTRACT)
 async def test_its_table_keeps_the_stores_promises(applied: dict[str, Any], promise: Any, moto_url: str) -> None:
     await promise(DynamoDBStore(applied["table_name"], endpoint_url=moto_url))
+
+
+def test_the_doctor_finds_nothing_wrong(
+    applied: dict[str, Any], moto_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = cli.main(["--table", applied["table_name"], "--endpoint-url", moto_url, "check", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (status, found["ok"]) == (0, True)
+    assert {check["check"] for check in found["checks"] if check["verdict"] == "ok"} >= {
+        *("key", "ttl", "index", "round trip"),
+        *("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query"),
+    }
 
 
 def test_its_outputs_lead_to_it(applied: dict[str, Any]) -> None:
