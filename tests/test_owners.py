@@ -77,6 +77,15 @@ async def test_all_are_ended_but_the_one_to_keep(owners: OwnerStore) -> None:
     assert await owners.load(other.id, now=NOW) == other
 
 
+@pytest.mark.parametrize("nobody", [None, "", "a" * 1025, "\ud800", b"acme/alice"], ids=repr)
+async def test_who_is_nobody_has_no_sessions_to_list_or_to_end(owners: OwnerStore, nobody: Any) -> None:
+    """`session.owner` is None in every session that is bound to nobody: they are not one another's."""
+    unbound = await put(owners, 0, owner=None)
+    assert await listed(owners, nobody) == []
+    assert await owners.revoke_owner(nobody) == 0
+    assert await owners.load(unbound.id, now=NOW) == unbound
+
+
 async def test_what_was_revoked_cannot_be_saved_again(owners: OwnerStore) -> None:
     record = await put(owners, 0)
     await owners.revoke_owner(ALICE)
@@ -199,6 +208,14 @@ async def test_in_memory_they_are_listed_and_ended_there(fallback: FallbackStore
     assert await listed(fallback) == [kept]
 
 
+async def test_who_is_nobody_has_none_in_memory_either(fallback: FallbackStore) -> None:
+    unbound = await put(fallback, 0, owner=None)
+    assert await fallback.revoke_owner(None) == 0
+    assert [record async for record in fallback.list_owner(None, now=NOW)] == []
+    assert await fallback.load(unbound.id, now=NOW) == unbound
+    assert not fallback._logouts
+
+
 async def test_once_it_heals_they_are_ended_in_dynamodb_too(
     fallback: FallbackStore, primary: Primary, time: Time
 ) -> None:
@@ -318,8 +335,8 @@ async def test_the_next_login_ends_the_oldest_beyond_the_maximum(owners: OwnerSt
 
 async def test_owners_that_cannot_be_counted_do_not_fail_a_login(caplog: pytest.LogCaptureFixture) -> None:
     class Uncountable(MemoryStore):
-        def list_owner(self, owner: str, *, now: int | None = None) -> Any:
-            raise StoreUnavailable(f"no list of {len(owner)} {now is None}")
+        def list_owner(self, owner: str | None, *, now: int | None = None) -> Any:
+            raise StoreUnavailable(f"no list of {owner} {now is None}")
 
     app = an_app(Uncountable(), by_path(login=bind, look=look), max_sessions_per_owner=1)
     with caplog.at_level(logging.ERROR):

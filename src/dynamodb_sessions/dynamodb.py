@@ -30,6 +30,7 @@ from dynamodb_sessions.store import (
     Health,
     Record,
     check_size,
+    is_owner,
     is_same,
     short,
     wall_clock,
@@ -196,11 +197,13 @@ class DynamoDBStore:
             return await self._is_deleted(session_id, error)
         return True
 
-    async def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
+    async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first, by one Query of the index and one GetItem each.
 
         The index hears of a login or logout a moment later. What cannot be read is left out, with a warning.
         """
+        if not is_owner(owner):
+            return
         at = wall_clock() if now is None else now
         async for session_id in self._ids_of(owner):
             try:
@@ -211,11 +214,13 @@ class DynamoDBStore:
                 if record is not None and record.owner == owner:
                     yield record
 
-    async def revoke_owner(self, owner: str, *, keep: str | None = None) -> int:
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended.
 
         The index is asked again until it names no session that is new: one may be moving to another id meanwhile.
         """
+        if not is_owner(owner):
+            return 0
         seen: set[str] = set()
         ended = 0
         while True:

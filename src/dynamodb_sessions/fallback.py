@@ -15,7 +15,7 @@ import anyio
 from dynamodb_sessions.client import in_thread
 from dynamodb_sessions.exceptions import SessionError, StoreUnavailable
 from dynamodb_sessions.memory import MemoryStore
-from dynamodb_sessions.store import Changes, Health, ProbedStore, Record, SessionStore, wall_clock
+from dynamodb_sessions.store import Changes, Health, ProbedStore, Record, SessionStore, is_owner, wall_clock
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -103,7 +103,7 @@ class FallbackStore:
             store = await self._store_of(session_id, 0)
         return await store.delete(session_id, version=version)
 
-    async def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
+    async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first: while there is only memory, those in memory."""
         at = wall_clock() if now is None else now
         store: ProbedStore | MemoryStore = self.primary
@@ -116,11 +116,13 @@ class FallbackStore:
         async for record in store.list_owner(owner, now=at):
             yield record
 
-    async def revoke_owner(self, owner: str, *, keep: str | None = None) -> int:
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`, wherever they are. Return how many it ended.
 
         While there is only memory, those in the primary end as soon as it can be used.
         """
+        if not is_owner(owner):
+            return 0
         is_primary = await self._is_primary() or not self._remember(_Logout(owner=owner, keep=keep))
         ended = 0 if self.memory is None else await self.memory.revoke_owner(owner, keep=keep)
         return ended + (await self.primary.revoke_owner(owner, keep=keep) if is_primary else 0)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from threading import Lock
 
 from dynamodb_sessions.exceptions import ConfigurationError
-from dynamodb_sessions.store import Changes, Health, Record, check_size, is_same, wall_clock
+from dynamodb_sessions.store import Changes, Health, Record, check_size, is_owner, is_same, wall_clock
 
 _PYTHON_OVERHEAD = 1024
 """Bytes a record takes in this process beyond its text: the objects around it."""
@@ -63,16 +63,20 @@ class MemoryStore:
             self._remove(session_id)
             return True
 
-    async def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
+    async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first."""
+        if not is_owner(owner):
+            return
         at = wall_clock() if now is None else now
         with self._lock:
             theirs = [record for record in self._records.values() if record.owner == owner and record.expires_at > at]
         for record in sorted(theirs, key=lambda record: record.created_at):
             yield record
 
-    async def revoke_owner(self, owner: str, *, keep: str | None = None) -> int:
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
+        if not is_owner(owner):
+            return 0
         with self._lock:
             ended = [record.id for record in self._records.values() if record.owner == owner and record.id != keep]
             for session_id in ended:

@@ -4,12 +4,9 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dynamodb_sessions.codec import encode, encode_item, encode_items, is_text, same
+from dynamodb_sessions.codec import encode, encode_item, encode_items, same
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, UnserializableValue
-from dynamodb_sessions.store import OwnerStore, Record, check_seconds
-
-MAX_OWNER_SIZE = 1024
-"""Bytes. Source: DynamoDB's limit of a partition key is 2048; half of it leaves every composite key room."""
+from dynamodb_sessions.store import MAX_OWNER_SIZE, OwnerStore, Record, check_seconds, is_owner
 
 _LATE = "the response has started, so the browser cannot be told a new session id any more: do this before it starts"
 
@@ -153,7 +150,7 @@ class Session(dict[str, Any]):
         A session under an id of your own keeps its id. Raises SessionError as `regenerate` does, and
         ConfigurationError if the owner is not a non-empty str of at most 1024 bytes.
         """
-        if not is_text(owner, max_size=MAX_OWNER_SIZE):
+        if not is_owner(owner):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
         if self.fixed_id is None:
             self.regenerate()

@@ -8,13 +8,16 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
-from dynamodb_sessions.codec import decode_items
+from dynamodb_sessions.codec import decode_items, is_text
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, SessionTooLarge
 
 MAX_RECORD_SIZE = 400 * 1024
 """Bytes of one item, names and values. Source: DynamoDB's service quotas, "Item size"."""
+
+MAX_OWNER_SIZE = 1024
+"""Bytes. Source: DynamoDB's limit of a partition key is 2048; half of it leaves every composite key room."""
 
 _NAMES_SIZE = sum(map(len, ("session_id", "user_data", "created_at", "ttl", "version")))
 _MAP_SIZE = 3
@@ -139,13 +142,16 @@ class SessionStore(Protocol):
 
 @runtime_checkable
 class OwnerStore(SessionStore, Protocol):
-    """A store that finds sessions by whom they are bound to. `now` is epoch seconds; None: this machine's clock."""
+    """A store that finds sessions by whom they are bound to. `now` is epoch seconds; None: this machine's clock.
 
-    def list_owner(self, owner: str, *, now: int | None = None) -> AsyncIterator[Record]:
+    An owner that no session can be bound to has none: None least of all, which is what an unbound session says.
+    """
+
+    def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first. What cannot be read is left out, with a warning."""
         ...
 
-    async def revoke_owner(self, owner: str, *, keep: str | None = None) -> int:
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
         ...
 
@@ -168,6 +174,11 @@ class ProbedStore(OwnerStore, Protocol):
         Once it has succeeded it does nothing, and answers True.
         """
         ...
+
+
+def is_owner(owner: object) -> TypeGuard[str]:
+    """Whether a session can be bound to it."""
+    return is_text(owner, max_size=MAX_OWNER_SIZE)
 
 
 def is_same(stored: Record, record: Record) -> bool:
