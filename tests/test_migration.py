@@ -182,6 +182,18 @@ async def test_what_dynamodb_cannot_carry_is_left_alone_with_a_warning(caplog: p
     assert "cannot be adopted" in caplog.text
 
 
+async def test_many_cookies_in_one_request_cost_no_more_than_a_few() -> None:
+    counting = Counting(MemoryStore())
+    ended = [of_starlette({"n": n}) for n in range(10)]
+    async with browser(moved_in(counting)) as client:
+        for cookie in ended:
+            await client.get("/clear", headers={"cookie": f"session={cookie}"})
+        for cookies, expected in ((ended[:1] * 100, 1), (ended, 4)):
+            counting.calls.clear()
+            await client.get("/look", headers={"cookie": "; ".join(f"session={cookie}" for cookie in cookies)})
+            assert counting.calls == ["load", "load"] * expected, "what became of each, and that session"
+
+
 async def test_a_session_of_our_own_comes_first() -> None:
     store = MemoryStore()
     async with browser(moved_in(store)) as client:

@@ -19,7 +19,7 @@ _SIGNED = re.compile(rb"([A-Za-z0-9_-]{43})\.(0|[1-9][0-9]{0,14})\.[A-Za-z0-9_-]
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
 _SAME_SITE = ("lax", "strict", "none")
-_MAX_CANDIDATES = 4
+MAX_CANDIDATES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class SessionCookie:
         tickets: dict[str, Ticket] = {}
         for value in values_of(self._prefix, headers):
             ticket = self._verify(value)
-            if ticket is not None and len(tickets) < _MAX_CANDIDATES:
+            if ticket is not None and len(tickets) < MAX_CANDIDATES:
                 tickets.setdefault(ticket.session_id, ticket)
         return list(tickets.values())
 

@@ -8,14 +8,14 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from itsdangerous import BadSignature, TimestampSigner
 
 from dynamodb_sessions.codec import encode_items
-from dynamodb_sessions.cookie import check_name, values_of
+from dynamodb_sessions.cookie import MAX_CANDIDATES, check_name, values_of
 from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
 from dynamodb_sessions.lifecycle import BROWSER_SESSION_AGE, Lifetimes, clock, load
 from dynamodb_sessions.session import new_id
@@ -50,19 +50,30 @@ class StarletteCookie:
         self._prefix = name.encode() + b"="
         self._signers = [TimestampSigner(key) for key in keys]
 
-    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[CookieSession]:
-        """Yield what the cookies of this name carry, of those that verify and are not empty."""
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> list[CookieSession]:
+        """Return what the cookies of this name carry, of those that verify and are not empty, each once.
+
+        Only the first four of them count, as of our own: each may cost reads of the store.
+        """
+        found: dict[str, CookieSession] = {}
         for value in values_of(self._prefix, headers):
-            for signer in self._signers:
-                try:
-                    payload, signed_at = signer.unsign(value, max_age=MAX_AGE, return_timestamp=True)
-                    data = json.loads(base64.b64decode(payload))
-                except (BadSignature, ValueError, RecursionError):
-                    continue
-                if isinstance(data, dict) and data:
-                    digest = hashlib.sha256(payload + str(signed_at.timestamp()).encode()).hexdigest()
-                    yield CookieSession(f"imported/{digest}", data, int(signed_at.timestamp()) + MAX_AGE)
-                break
+            carried = self._verify(value)
+            if carried is not None and len(found) < MAX_CANDIDATES:
+                found.setdefault(carried.id, carried)
+        return list(found.values())
+
+    def _verify(self, value: bytes) -> CookieSession | None:
+        for signer in self._signers:
+            try:
+                payload, signed_at = signer.unsign(value, max_age=MAX_AGE, return_timestamp=True)
+                data = json.loads(base64.b64decode(payload))
+            except (BadSignature, ValueError, RecursionError):
+                continue
+            if not isinstance(data, dict) or not data:
+                return None
+            digest = hashlib.sha256(payload + str(signed_at.timestamp()).encode()).hexdigest()
+            return CookieSession(f"imported/{digest}", data, int(signed_at.timestamp()) + MAX_AGE)
+        return None
 
 
 async def adopt(store: SessionStore, found: CookieSession, lifetimes: Lifetimes) -> Record | None:
