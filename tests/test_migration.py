@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from dynamodb_sessions import ConfigurationError, MemoryStore, migration
 from dynamodb_sessions.store import Record, SessionStore
-from tests.conftest import KEY
+from tests.conftest import KEY, Clock
 from tests.test_middleware import Counting, an_app, browser, by_path, clear, held, look, put
 
 pytestmark = pytest.mark.anyio
@@ -170,6 +170,22 @@ async def test_one_that_is_too_old_is_not_adopted(monkeypatch: pytest.MonkeyPatc
     cookie = of_starlette(ALICE)
     monkeypatch.setattr(migration, "MAX_AGE", -1)
     async with browser(moved_in(MemoryStore())) as client:
+        client.cookies.set("session", cookie)
+        assert (await client.get("/look")).json() == {}
+
+
+@pytest.mark.parametrize("age", [migration.MAX_AGE - 1, migration.MAX_AGE, migration.MAX_AGE + 1])
+async def test_however_old_it_has_grown_it_logs_nobody_in_after_the_logout(
+    age: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starlette takes a cookie in the last of its seconds, too."""
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: clock.now)
+    cookie = of_starlette(ALICE)
+    async with browser(moved_in(MemoryStore())) as client:
+        client.cookies.set("session", cookie)
+        await client.get("/look")
+        await client.get("/clear")
+        clock.now += age
         client.cookies.set("session", cookie)
         assert (await client.get("/look")).json() == {}
 

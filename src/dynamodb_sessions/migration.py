@@ -14,10 +14,11 @@ from typing import Any
 
 from itsdangerous import BadSignature, TimestampSigner
 
+from dynamodb_sessions import lifecycle
 from dynamodb_sessions.codec import encode_items
 from dynamodb_sessions.cookie import MAX_CANDIDATES, check_name, values_of
 from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
-from dynamodb_sessions.lifecycle import BROWSER_SESSION_AGE, Lifetimes, clock, load
+from dynamodb_sessions.lifecycle import BROWSER_SESSION_AGE, Lifetimes, load
 from dynamodb_sessions.session import new_id
 from dynamodb_sessions.store import Record, SessionStore
 
@@ -26,12 +27,15 @@ logger = logging.getLogger("dynamodb_sessions")
 MAX_AGE = BROWSER_SESSION_AGE
 """Seconds since it was signed for which a cookie is adopted: Starlette's own default of `max_age`."""
 
+_MARGIN = 24 * 60 * 60
+"""Seconds for which it is still known what became of a cookie after it has grown too old, by whatever clock."""
+
 _ID = "id"
 
 
 @dataclass(frozen=True, slots=True)
 class CookieSession:
-    """What a verified cookie of Starlette's carries. `id` is that of the record which says what became of it."""
+    """What a verified cookie of Starlette's carries. `id` and `expires_at` are of the record of what became of it."""
 
     id: str = field(repr=False)
     data: dict[str, Any] = field(repr=False)
@@ -72,13 +76,13 @@ class StarletteCookie:
             if not isinstance(data, dict) or not data:
                 return None
             digest = hashlib.sha256(payload + str(signed_at.timestamp()).encode()).hexdigest()
-            return CookieSession(f"imported/{digest}", data, int(signed_at.timestamp()) + MAX_AGE)
+            return CookieSession(f"imported/{digest}", data, int(signed_at.timestamp()) + MAX_AGE + _MARGIN)
         return None
 
 
 async def adopt(store: SessionStore, found: CookieSession, lifetimes: Lifetimes) -> Record | None:
     """Return the record of the session that a cookie has become, or becomes now; None if that has ended since."""
-    now = clock()
+    now = lifecycle.clock()
     try:
         moved = await store.load(found.id, now=now)
         if moved is None:
