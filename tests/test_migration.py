@@ -214,9 +214,39 @@ async def test_a_session_of_our_own_comes_first() -> None:
     store = MemoryStore()
     async with browser(moved_in(store)) as client:
         await client.get("/put")
-        client.cookies.set("session", of_starlette(ALICE))
-        assert (await client.get("/look")).json() == {"more": 1}
+        client.cookies.set("session", of_starlette(ALICE), domain="testserver.local")
+        first = await client.get("/nothing")
+        assert (set_cookies(first), first.headers["cache-control"]) == (["session"], "no-store")
+        assert list(client.cookies) == ["session_id"]
+        second = await client.get("/look")
+        assert (second.json(), set_cookies(second)) == ({"more": 1}, [])
     assert len(store) == 1
+
+
+@pytest.mark.parametrize("path", ["clear", "nothing"])
+async def test_a_cookie_beside_a_session_of_our_own_logs_nobody_in_after_that_has_ended(path: str) -> None:
+    """It was set by an instance of before, or while nothing was adopted: whoever logs out now means this session."""
+    store = MemoryStore()
+    async with browser(moved_in(store)) as client:
+        await client.get("/put")
+        client.cookies.set("session", of_starlette(ALICE), domain="testserver.local")
+        if path == "nothing":
+            store._records.clear()  # As an operator ends it.
+        await client.get(f"/{path}")
+        assert (await client.get("/look")).json() == {}
+        assert "session" not in client.cookies
+        assert (await client.get("/look")).json() == {}
+
+
+async def test_under_our_own_name_it_is_not_removed_beside_a_session_of_ours() -> None:
+    """It has been set for another path; a removal would hit the session's cookie too."""
+    app = an_app(MemoryStore(), look, session_cookie="session", import_cookie="session")
+    async with browser(app) as client:
+        client.cookies.set("session", of_starlette(ALICE, key=KEY), domain="testserver.local")
+        await client.get("/")
+        both = f"session={client.cookies['session']}; session={of_starlette({'user': 'bob'}, key=KEY)}"
+        response = await client.get("/", headers={"cookie": both})
+    assert (response.json(), set_cookies(response)) == (ALICE, [])
 
 
 async def test_an_outage_is_no_logout() -> None:

@@ -146,7 +146,9 @@ class _Exchange:
     _refresh = False
     """Whether the client's cookie was signed by an older key."""
     _adopted = False
-    """Whether the session was in a cookie of Starlette's, which is to be removed."""
+    """Whether the session was in a cookie of Starlette's, which is to be removed once the browser has ours."""
+    _superseded = False
+    """Whether there is such a cookie beside one of ours: it counts for nothing, and is to be removed."""
     _set_cookie: str | None = None
     _failed = False
     """Whether the app's response says that it failed."""
@@ -187,6 +189,9 @@ class _Exchange:
             await self._finish(failed=self._failed)
 
     async def _load(self, tickets: Sequence[Ticket]) -> Session:
+        imports = self._middleware.imports
+        found = [] if imports is None else imports.read(self._scope["headers"])
+        self._superseded = bool(found and tickets)
         presented = None
         for ticket in tickets:
             try:
@@ -201,12 +206,12 @@ class _Exchange:
                 logger.warning("session %s cannot be read and is left as it is: %s", short(ticket.session_id), error)
             else:
                 presented = presented or ticket.session_id
-        if self._middleware.imports is not None:
-            for found in self._middleware.imports.read(self._scope["headers"]):
-                record = await migration.adopt(self._middleware.observed, found, self._middleware.lifetimes)
-                if record is not None:
-                    self._refresh = self._adopted = True
-                    return Session(record=record)
+        # A browser that has been here is not who it was before, not even after its session has ended.
+        for carried in found if not tickets else ():
+            record = await migration.adopt(self._middleware.observed, carried, self._middleware.lifetimes)
+            if record is not None:
+                self._refresh = self._adopted = True
+                return Session(record=record)
         return Session(presented_id=presented)
 
     async def _watch(self) -> Message:
@@ -228,7 +233,9 @@ class _Exchange:
                 await self._refuse("saved", error)
                 return
             self._session.late = True
-            if message["type"] != "websocket.close" and (self._session.accessed or self._set_cookie is not None):
+            if message["type"] != "websocket.close" and (
+                self._session.accessed or self._set_cookie is not None or self._superseded
+            ):
                 self._add_headers(message)
         elif message.get("more_body"):
             self._streaming = True
@@ -246,11 +253,12 @@ class _Exchange:
         headers = MutableHeaders(scope=message)
         if self._session.accessed:
             headers.add_vary_header("Cookie")
-        if self._set_cookie is not None:
-            headers.append("Set-Cookie", self._set_cookie)
-            imports = self._middleware.imports
-            if self._adopted and imports is not None and imports.name != self._middleware.cookie.name:
-                headers.append("Set-Cookie", self._middleware.cookie.expire(secure=self._is_secure, name=imports.name))
+        cookie, imports = self._middleware.cookie, self._middleware.imports
+        cookies = [] if self._set_cookie is None else [self._set_cookie]
+        if imports is not None and imports.name != cookie.name and (self._superseded or (self._adopted and cookies)):
+            cookies.append(cookie.expire(secure=self._is_secure, name=imports.name))
+        for value in cookies:
+            headers.append("Set-Cookie", value)
             headers.setdefault("Cache-Control", "no-store")
 
     async def _save(self) -> bool:
