@@ -17,8 +17,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dynamodb_sessions import ConfigurationError, MemoryStore, migration
+from dynamodb_sessions.fallback import FallbackStore
 from dynamodb_sessions.store import Record, SessionStore
 from tests.conftest import KEY, Clock
+from tests.test_fallback import Primary, Time, healed
 from tests.test_middleware import Counting, an_app, browser, by_path, clear, held, look, put
 
 pytestmark = pytest.mark.anyio
@@ -257,6 +259,19 @@ async def test_an_outage_is_no_logout() -> None:
             client.cookies.set("session", of_starlette(ALICE))
             response = await client.get("/look")
             assert (response.status_code, set_cookies(response)) == (503, [])
+
+
+async def test_while_dynamodb_cannot_be_initialised_it_waits() -> None:
+    """A process that starts without DynamoDB does not know of a logout that DynamoDB knows of."""
+    primary, time = Primary(), Time()
+    fallback = FallbackStore(primary, MemoryStore(), clock=time)
+    async with browser(moved_in(fallback)) as client:
+        client.cookies.set("session", of_starlette(ALICE))
+        response = await client.get("/look")
+        assert (response.json(), set_cookies(response)) == ({}, [])
+        await healed(fallback, primary, time)
+        assert (await client.get("/look")).json() == ALICE
+    assert len(primary) == 2
 
 
 async def test_the_old_cookie_may_have_our_name_and_our_key() -> None:

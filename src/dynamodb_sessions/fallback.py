@@ -76,6 +76,11 @@ class FallbackStore:
         """Why."""
         return self.primary.mode_reason
 
+    @property
+    def is_initialised(self) -> bool:
+        """Whether the primary is in use."""
+        return self._initialised
+
     async def initialise(self) -> None:
         """Find out which store is to be used, once. Raises the reason if it is none."""
         await self._is_primary()

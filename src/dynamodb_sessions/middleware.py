@@ -206,13 +206,21 @@ class _Exchange:
                 logger.warning("session %s cannot be read and is left as it is: %s", short(ticket.session_id), error)
             else:
                 presented = presented or ticket.session_id
-        # A browser that has been here is not who it was before, not even after its session has ended.
-        for carried in found if not tickets else ():
+        for carried in found if self._may_adopt(tickets) else ():
             record = await migration.adopt(self._middleware.observed, carried, self._middleware.lifetimes)
             if record is not None:
                 self._refresh = self._adopted = True
                 return Session(record=record)
         return Session(presented_id=presented)
+
+    def _may_adopt(self, tickets: Sequence[Ticket]) -> bool:
+        """Whether a cookie of Starlette's may be a session still.
+
+        Not of a browser that has been here, not even after its session has ended. And not while memory stands in for
+        DynamoDB, which alone knows whether it has been adopted before, and has ended.
+        """
+        store = self._middleware.store
+        return not tickets and (not isinstance(store, FallbackStore) or store.is_initialised)
 
     async def _watch(self) -> Message:
         message = await self._receive()
