@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dynamodb_sessions import UnserializableValue
-from dynamodb_sessions.codec import MAX_DEPTH, decode, encode_item, same
+from dynamodb_sessions.codec import MAX_DEPTH, decode, decode_items, encode_item, same
 
 
 def nested(depth: int) -> list[Any]:
@@ -84,3 +84,23 @@ def test_the_same_value_spaced_differently_is_the_same() -> None:
     assert same('{"a":[1,2]}', '{"a": [1, 2]}')
     assert not same('{"a":[1,2]}', '{"a":[1,2.0]}')
     assert not same("1", "true")
+
+
+def test_another_writers_white_space_is_none_of_the_value() -> None:
+    assert decode_items({"a": ' [1, "x"]', "b": "\n2 ", "c": "3"}) == {"a": [1, "x"], "b": 2, "c": 3}
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        {"a": "[1", "b": "2],3"},
+        {"a": "1,2", "b": '"x', "c": 'y"'},
+        {"a": "1],[2", "b": "[[3", "c": "4]]"},
+        *({"a": text} for text in ("", " ", "1 2", "1,2", "NaN", "-Infinity", "{", "nul", "\ufeff1")),
+    ],
+    ids=repr,
+)
+def test_entries_that_are_not_each_one_json_value_are_refused(items: dict[str, str]) -> None:
+    """Nothing of one entry may be read as a part of the next."""
+    with pytest.raises(ValueError):  # noqa: PT011 - in whatever words json has for it
+        decode_items(items)

@@ -34,7 +34,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def encode(value: Any) -> str:
@@ -66,20 +66,22 @@ def encode_item(key: object, value: Any) -> str:
 
 def decode(encoded: str) -> Any:
     """Return the value of a stored string. Raises ValueError or RecursionError if it is not JSON."""
-    return _decode(encoded)
+    try:
+        value, end = _decoder.raw_decode(encoded)
+    except ValueError:
+        end = -1
+    # What has white space around it is another writer's; looking for it takes longer than a short value does.
+    return value if end == len(encoded) else _decoder.decode(encoded)
 
 
 def decode_items(items: Mapping[str, str]) -> dict[str, Any]:
     """Return every entry decoded. Raises ValueError or RecursionError if one is not JSON."""
-    values = _decode(f"[{','.join(items.values())}]")  # One pass over all is several times as fast as one over each.
-    if len(values) != len(items):
-        raise ValueError("an entry is not one JSON value")
-    return dict(zip(items, values, strict=True))
+    return {key: decode(encoded) for key, encoded in items.items()}
 
 
 def same(encoded: str, stored: str) -> bool:
     """Whether two stored strings carry one value, however another writer may have spaced it."""
-    return encoded == stored or encoded == _encode(_decode(stored))
+    return encoded == stored or encoded == _encode(decode(stored))
 
 
 def encode_items(items: Mapping[str, Any]) -> dict[str, str]:
