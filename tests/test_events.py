@@ -1,6 +1,7 @@
 """What is told to `on_event` and to the log of every operation on a stored session."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -114,11 +115,34 @@ async def test_dynamodb_is_asked_for_capacity_only_if_somebody_listens(moto_url:
         assert asked[-1] == ("TOTAL" if on_event else None)
 
 
+@pytest.mark.parametrize("said", [None, {}, [], [{}], [None], {"TableName": "sessions"}, 3], ids=repr)
+async def test_capacity_that_is_not_told_as_dynamodb_does_breaks_nothing(
+    said: Any, moto_url: str, table_name: str
+) -> None:
+    """A client may be another's, a proxy's or an emulator's."""
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True)
+    call = store._door.call
+
+    async def say(operation: str, **parameters: Any) -> dict[str, Any]:
+        return await call(operation, **parameters) | {"ConsumedCapacity": said}
+
+    store._door.call = say  # type: ignore[method-assign]
+    events: list[SessionEvent] = []
+    async with browser(an_app(store, put(a=1), on_event=events.append)) as client:
+        assert (await client.get("/")).status_code == 200
+    assert [(event.outcome, event.capacity_units) for event in events] == [("ok", None)]
+
+
 async def unawaited(event: SessionEvent) -> None:
     raise StoreUnavailable(event.name)
 
 
-@pytest.mark.parametrize("on_event", ["print", 3, unawaited])
+class Unawaited:
+    async def __call__(self, event: SessionEvent) -> None:
+        raise StoreUnavailable(event.name)
+
+
+@pytest.mark.parametrize("on_event", ["print", 3, unawaited, partial(unawaited), Unawaited(), Unawaited().__call__])
 def test_what_cannot_be_called_where_it_stands_is_refused(on_event: Any) -> None:
     with pytest.raises(ConfigurationError, match="on_event"):
         an_app(MemoryStore(), look, on_event=on_event).build_middleware_stack()

@@ -43,16 +43,23 @@ def counts_capacity() -> bool:
 
 
 def add_capacity(consumed: Any) -> None:
-    """Count what one answer of DynamoDB says was consumed, of one table or of several."""
+    """Count what one answer of DynamoDB says was consumed, of one table or of several.
+
+    Not all that speak its language say it, or say it so: whatever else they say is not counted.
+    """
     counted = _capacity.get()
     if counted is not None:
         tables = consumed if isinstance(consumed, list) else [consumed]
-        counted.extend(table["CapacityUnits"] for table in tables)
+        counted.extend(
+            table["CapacityUnits"] for table in tables if isinstance(table, dict) and "CapacityUnits" in table
+        )
 
 
 def check_on_event(on_event: OnEvent | None) -> None:
     """Raise ConfigurationError if it is nothing that can be called where it stands."""
-    if on_event is not None and (not callable(on_event) or inspect.iscoroutinefunction(on_event)):
+    if on_event is None:
+        return
+    if not callable(on_event) or any(map(inspect.iscoroutinefunction, (on_event, type(on_event).__call__))):
         raise ConfigurationError(f"on_event={on_event!r} must be a function, and not an async one")
 
 
