@@ -84,8 +84,9 @@ def start(folder: Path, events: list[dict[str, Any]], environment: dict[str, str
     with tempfile.TemporaryDirectory() as lambdas:
         for name in LAMBDA_HAS:
             Path(lambdas, name).symlink_to(Path(sysconfig.get_path("purelib"), name))
-        # Neither this interpreter's packages nor its environment, but for what is given.
-        command = [sys.executable, "-I", "-S", "-c", DRIVER, str(folder), lambdas, module]
+        # Neither this interpreter's packages nor its environment, but for what is given. And a function's folder cannot
+        # be written to, so each of its processes compiles its modules anew.
+        command = [sys.executable, "-B", "-I", "-S", "-c", DRIVER, str(folder), lambdas, module]
         done = subprocess.run(
             command, input=json.dumps(events), capture_output=True, text=True, check=False, env=environment, timeout=60
         )
@@ -134,7 +135,7 @@ def measure(rounds: int) -> int:
             for module in names:
                 process = start(folder, [an_event([])] * 2, environment, module=module)
                 errors += sum(response["statusCode"] != 200 for response in process.responses)
-                if number:  # The first has compiled the modules, which Lambda does not wait for either.
+                if number:  # The first has read the files from the disk.
                     taken[module].append(process.seconds)
     print(f"the zip: {size / 1e6:.2f} MB, unpacked {unpacked / 1e6:.2f} MB; medians of {rounds} fresh processes\n")
     medians = {module: [statistics.median(times) for times in zip(*taken[module], strict=True)] for module in names}

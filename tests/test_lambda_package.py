@@ -57,6 +57,13 @@ def test_all_it_needs_is_in_the_zip_but_for_what_lambda_has(function: Path, envi
         assert process.modules[name].startswith(str(function))
 
 
+def test_it_is_measured_as_on_lambda_where_nothing_compiled_is_kept(
+    function: Path, environment: dict[str, str]
+) -> None:
+    cold_start.start(function, [], environment)
+    assert not list(function.rglob("__pycache__"))
+
+
 def test_the_key_may_be_a_parameter(function: Path, environment: dict[str, str], moto_url: str) -> None:
     parameters = boto3.client("ssm", endpoint_url=moto_url, region_name="us-east-1")
     parameters.put_parameter(Name="/visits/session-secret-key", Type="SecureString", Value=KEY)
