@@ -374,6 +374,8 @@ class Request:
         self.used = self.cleared = self.rotates = self.started = self.refused = self.gone = False
         self.owner: str | None = None
         self.max_age: int | None = None
+        self.told = 0
+        """The version that the last commit has heard of."""
         self.status = 200
         self.cookie: tuple[Name, int, int] | str | None = None
         self.answer = Answer()
@@ -537,7 +539,7 @@ class Request:
             # What was noted before is the cookie of a dead session too.
             self.gone, self.cookie = True, None
             return False
-        told = kept.version if advance or self.world.touch_tells else version
+        told = kept.version if advance or self.world.touch_tells else max(version, self.told)
         self._settle(new_name, replace(kept, data=data, version=version + advance), now, told)
         return True
 
@@ -573,6 +575,7 @@ class Request:
         self.name, self.before = name, copy.deepcopy(kept)
         self.cleared = self.rotates = self.gone = False
         self.owner = self.max_age = None
+        self.told = version
         if kept is None or name is None:
             self.cookie = EXPIRED
         else:

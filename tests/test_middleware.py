@@ -26,6 +26,7 @@ from dynamodb_sessions import (
     SessionTooLarge,
     StoreUnavailable,
     UnserializableValue,
+    lifecycle,
 )
 from dynamodb_sessions.cookie import SessionCookie
 from dynamodb_sessions.session import new_id
@@ -131,6 +132,27 @@ async def test_a_nested_change_alone_is_saved(store: SessionStore) -> None:
     app = an_app(store, by_path(put=put(cart=[]), append=append, look=look))
     *_, last = await visit(app, "put", "append", "append", "look")
     assert last.json() == {"cart": ["apple", "apple"]}
+
+
+async def test_the_cookies_version_never_falls_behind_what_an_earlier_save_was_told(store: SessionStore) -> None:
+    """Else an eventually consistent read could miss the change that the browser has just made."""
+
+    async def change(request: Request) -> None:
+        session = held(request)
+        record = await store.load(session.id, now=lifecycle.clock())
+        assert record is not None
+        await store.update(record, Changes(record.expires_at, set={"theirs": "1"}), now=lifecycle.clock())
+        session["mine"] = 1
+        assert await session.save()
+
+    app = an_app(store, by_path(put=put(a=1), change=change), touch_after=0)
+    async with browser(app) as client:
+        await client.get("/put")
+        await client.get("/change")
+        session_id, version, _ = client.cookies["session_id"].split(".")
+    record = await store.load(session_id, now=lifecycle.clock())
+    assert record is not None
+    assert record.version == int(version) == 3
 
 
 async def test_what_a_request_costs(counting: Counting) -> None:
