@@ -280,6 +280,23 @@ async def healed(fallback: FallbackStore, primary: Primary, clock: Time) -> None
     assert fallback.mode == "dynamodb"
 
 
+async def test_a_logout_that_is_forgotten_while_it_is_applied_is_no_obstacle(
+    fallback: FallbackStore, primary: Primary, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynamodb_sessions.fallback._MAX_LOGOUTS", 1)
+    delete = primary.delete
+
+    async def one_more(session_id: str, *, version: int | None = None) -> bool:
+        if session_id == "first":
+            await fallback.delete("second")
+        return await delete(session_id, version=version)
+
+    monkeypatch.setattr(primary, "delete", one_more)
+    await fallback.delete("first")
+    await healed(fallback, primary, clock)
+    assert primary.deleted == ["first", "second"]
+
+
 async def test_a_session_made_meanwhile_moves_when_it_is_next_used(
     fallback: FallbackStore, primary: Primary, clock: Time
 ) -> None:

@@ -240,7 +240,7 @@ class FallbackStore:
             except SessionError as error:
                 self.primary.mode, self.primary.mode_reason = "memory", f"logouts cannot be applied: {error}"
                 return False
-            self._logouts.pop(logout)
+            self._logouts.pop(logout, None)  # It may have been forgotten meanwhile: see `_remember`.
 
     def _remember(self, logout: _Logout) -> bool:
         """Note what is to be ended in the primary later. False if it is too late for that: end it now."""
