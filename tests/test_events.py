@@ -48,6 +48,22 @@ async def test_every_operation_is_told(store: SessionStore, clock: Clock, engine
         assert counted == [1, 1, 1, 1, 1, 1, 4, 1, 1]
 
 
+async def test_what_ends_for_want_of_room_is_told_too() -> None:
+    events: list[SessionEvent] = []
+
+    def login(request: Any) -> None:
+        request.session["user"] = "alice"
+        held(request).bind("acme/alice")
+
+    app = an_app(MemoryStore(), login, max_sessions_per_owner=1, on_event=events.append)
+    async with browser(app) as first, browser(app) as second:
+        await first.get("/")
+        await second.get("/")
+    made, made_next, ended = events
+    assert [(event.name, event.outcome) for event in (made_next, ended)] == [("create", "ok"), ("delete", "ok")]
+    assert ended.session == made.session
+
+
 async def test_a_session_that_is_not_there_and_one_that_ended_meanwhile(clock: Clock) -> None:
     events: list[SessionEvent] = []
     counting = Counting(MemoryStore())

@@ -218,11 +218,11 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
     return True
 
 
-async def limit_owner(store: OwnerStore, record: Record, maximum: int) -> None:
-    """End the oldest sessions of a record's owner until `maximum` are left, its own among them."""
+async def limit_owner(owners: OwnerStore, store: SessionStore, record: Record, maximum: int) -> None:
+    """End, in `store`, the oldest sessions of a record's owner until `maximum` are left, its own among them."""
     if record.owner is None:
         return
-    others = [other async for other in store.list_owner(record.owner, now=clock()) if other.id != record.id]
+    others = [other async for other in owners.list_owner(record.owner, now=clock()) if other.id != record.id]
     for other in others[: max(0, len(others) - maximum + 1)]:
         await store.delete(other.id)
 

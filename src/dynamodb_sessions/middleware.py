@@ -338,7 +338,7 @@ class _Exchange:
         if maximum is None or record is None or owners is None:
             return
         try:
-            await lifecycle.limit_owner(owners, record, maximum)
+            await lifecycle.limit_owner(owners, self._middleware.observed, record, maximum)
         except _OUTAGE as error:
             logger.error("an owner's sessions could not be counted, and may be more than %d: %s", maximum, error)
 
