@@ -1,11 +1,14 @@
 """Turns: one thread at a time works for DynamoDB, and none keeps another from waiting for it."""
 
+import io
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from dynamodb_sessions import ConfigurationError, DynamoDBStore, table, turns
 from dynamodb_sessions.turns import Turns
@@ -21,6 +24,13 @@ def get(store: DynamoDBStore, key: Any = "x") -> Any:
     return store._door.call_sync("get_item", TableName=store.table_name, Key={"session_id": {"S": key}})
 
 
+class Body(io.BytesIO):
+    """As urllib3 gives it to botocore."""
+
+    def stream(self) -> Iterator[bytes]:
+        yield self.read()
+
+
 def others_turn(store: DynamoDBStore) -> bool:
     """Whether another thread could have the turn now."""
     turn: Any = store._door._turn
@@ -31,6 +41,18 @@ def others_turn(store: DynamoDBStore) -> bool:
 
     with ThreadPoolExecutor(1) as other:
         return other.submit(take).result()
+
+
+def test_a_thread_that_waits_to_try_again_has_given_up_its_turn(
+    store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 0.01)
+    failures = [AWSResponse("", 500, {}, Body(b"{}"))]
+    seen: list[bool] = []
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: seen.append(others_turn(store)))
+    store.client.meta.events.register("before-send.dynamodb", lambda **_: failures.pop() if failures else None)
+    assert "Item" not in get(store)
+    assert seen == [True]
 
 
 def test_one_thread_works_at_a_time() -> None:
