@@ -16,7 +16,8 @@ import anyio
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBStore, SessionError, cli, table
+from dynamodb_sessions import DynamoDBStore, SessionError, cli, item, table
+from dynamodb_sessions.migration import ADOPTED
 from dynamodb_sessions.session import new_id
 from dynamodb_sessions.store import Record, short
 
@@ -124,11 +125,13 @@ def test_list_goes_on_to_the_last_page(run: Run, keep: Store) -> None:
 
 
 def test_list_leaves_out_what_is_no_session(run: Run, keep: Store, client: Any, table_name: str) -> None:
-    record = keep()
+    record, adopted = keep(), Record(ADOPTED + "0" * 64, {"id": '"x"'}, 0, 2**33)
     client.put_item(TableName=table_name, Item={"session_id": {"S": "secret-id"}})
+    client.put_item(TableName=table_name, Item=item.from_record(adopted))
     said = run("list")
     assert short(record.id) in said
     assert "secret-id" not in said
+    assert short(adopted.id) not in said
 
 
 def test_what_could_steer_a_terminal_is_escaped(run: Run, keep: Store) -> None:

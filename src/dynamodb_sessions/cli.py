@@ -25,6 +25,7 @@ from dynamodb_sessions.client import Boto3Door, ConditionFailed
 from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.dynamodb import DynamoDBStore
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError
+from dynamodb_sessions.migration import ADOPTED
 from dynamodb_sessions.store import Record, record_size, short, wall_clock
 from dynamodb_sessions.table import Target
 
@@ -175,6 +176,8 @@ async def _list_sessions(options: argparse.Namespace) -> int:
     width = 43 if options.ids else 8
     header = f"{name:{width}} {'CREATED':20} {'EXPIRES':20} {'BYTES':>7} OWNER"
     async for record in records:
+        if record.id.startswith(ADOPTED):
+            continue
         if header:
             print(header)
             header = ""

@@ -30,6 +30,9 @@ MAX_AGE = BROWSER_SESSION_AGE
 _MARGIN = 24 * 60 * 60
 """Seconds for which it is still known what became of a cookie after it has grown too old, by whatever clock."""
 
+ADOPTED = "imported/"
+"""What the id of a record begins with that says which session a cookie has become."""
+
 _ID = "id"
 
 
@@ -76,7 +79,7 @@ class StarletteCookie:
             if not isinstance(data, dict) or not data:
                 return None
             digest = hashlib.sha256(payload + str(signed_at.timestamp()).encode()).hexdigest()
-            return CookieSession(f"imported/{digest}", data, int(signed_at.timestamp()) + MAX_AGE + _MARGIN)
+            return CookieSession(ADOPTED + digest, data, int(signed_at.timestamp()) + MAX_AGE + _MARGIN)
         return None
 
 
