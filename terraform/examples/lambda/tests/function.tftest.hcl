@@ -13,6 +13,10 @@ mock_provider "aws" {
     defaults = { arn = "arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/visits" }
   }
 
+  mock_resource "aws_apigatewayv2_api" {
+    defaults = { execution_arn = "arn:aws:execute-api:eu-west-1:123456789012:visits" }
+  }
+
   mock_resource "aws_lambda_function" {
     defaults = { invoke_arn = "arn:aws:lambda:eu-west-1:123456789012:function:visits" }
   }
