@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -104,9 +105,9 @@ def dynamodb_local_url() -> str:
     return os.environ.get(LOCAL) or ENGINE.is_missing()
 
 
-@pytest.fixture(params=["memory", "moto", "local"])
+@pytest.fixture(params=["memory", "moto", "local", "async"])
 def engine(request: pytest.FixtureRequest) -> str:
-    """Where sessions are kept: each test that asks runs once for every kind."""
+    """Where sessions are kept: each test that asks runs once for every kind. "async" is "local", without threads."""
     return str(request.param)
 
 
@@ -125,13 +126,15 @@ def table_name() -> str:
 
 
 @pytest.fixture
-def new_store(endpoint_url: str | None, table_name: str) -> Callable[..., SessionStore]:
+def new_store(engine: str, endpoint_url: str | None, table_name: str) -> Callable[..., SessionStore]:
     """Return a function that makes another store on the same table, as another process would."""
     shared = MemoryStore()
 
     def make(**options: Any) -> SessionStore:
         if endpoint_url is None:
             return shared
+        if engine == "async":
+            options.setdefault("client", "async")
         return DynamoDBStore(table_name, endpoint_url=endpoint_url, create_table=True, **options)
 
     return make
@@ -164,6 +167,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stopped = Clock(1_800_000_000)
     monkeypatch.setattr(lifecycle, "clock", stopped)
     return stopped
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what cannot be: the door without threads is asyncio's."""
+    items[:] = [item for item in items if not {"trio", "async"} <= set(re.split(r"[-\[\]]", item.name))]
 
 
 def pytest_report_header() -> str:

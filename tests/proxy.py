@@ -72,6 +72,7 @@ class Proxy:
         self.connections = 0
         self.requests: list[str] = []
         """The operations that were asked for."""
+        self.authorizations: list[str] = []
         self.released = threading.Event()
         self._upstream = urlsplit(upstream).netloc
         self._scripts: dict[str, Script] = {}
@@ -117,9 +118,10 @@ class Proxy:
         with self._lock:
             self._open.discard(connection)
 
-    def step(self, operation: str) -> Step:
+    def step(self, operation: str, authorization: str) -> Step:
         with self._lock:
             self.requests.append(operation)
+            self.authorizations.append(authorization)
             script = self._scripts.get(operation) or self._scripts.get("*")
             return script.next() if script else WHOLE
 
@@ -167,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy = self.server.proxy
         released = proxy.released
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        step = proxy.step(self.headers["X-Amz-Target"].rpartition(".")[2])
+        step = proxy.step(self.headers["X-Amz-Target"].rpartition(".")[2], self.headers["Authorization"])
         status, headers, reply = 500, dict[str, str](), b"{}"
         if step.applied:
             try:

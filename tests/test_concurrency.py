@@ -73,14 +73,14 @@ Stores = tuple[SessionStore, SessionStore]
 class Place:
     """One table, or one memory, and two stores on it."""
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, door: str | None = None) -> None:
         self.client: Any = None
         self.memory = MemoryStore()
         self.table_name = f"sessions-{uuid.uuid4().hex}"
         if url is not None:
             self.client = boto3.client("dynamodb", endpoint_url=url, region_name="us-east-1")
             table.create(self.client, self.table_name)
-            self.dynamodb = [DynamoDBStore(self.table_name, endpoint_url=url) for _ in range(2)]
+            self.dynamodb = [DynamoDBStore(self.table_name, endpoint_url=url, client=door) for _ in range(2)]
             self.doors = [store._door.call for store in self.dynamodb]
 
     def stores(self, turns: Turns) -> list[Any]:
@@ -112,9 +112,15 @@ class Place:
                 self.client.delete_item(TableName=self.table_name, Key={"session_id": {"S": name}})
 
 
-@pytest.fixture(scope="module", params=["memory", "local"])
+@pytest.fixture(scope="module", params=["memory", "local", "async"])
 def place(request: pytest.FixtureRequest) -> Place:
-    return Place(None if request.param == "memory" else request.getfixturevalue("dynamodb_local_url"))
+    return place_of(request.param, request)
+
+
+def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
+    if kind == "memory":
+        return Place(None)
+    return Place(request.getfixturevalue("dynamodb_local_url"), "async" if kind == "async" else None)
 
 
 REVOKE: Script = [("revoke",)]
@@ -495,12 +501,11 @@ def get(port: int, path: str, cookie: str = "", *, only: int = 0) -> bytes:
         return answer
 
 
-@pytest.mark.parametrize("kind", ["memory", "local"])
+@pytest.mark.parametrize("kind", ["memory", "local", "async"])
 def test_who_hangs_up_in_the_middle_of_a_stream_loses_nothing(kind: str, request: pytest.FixtureRequest) -> None:
     """Over a real socket: what the handler changed since the response started is stored all the same."""
-    store: SessionStore = MemoryStore()
-    if kind == "local":
-        store = Place(request.getfixturevalue("dynamodb_local_url")).dynamodb[0]
+    place = place_of(kind, request)
+    store: SessionStore = place.memory if place.client is None else place.dynamodb[0]
     expected = {"begun": True, "heard": True, "ended": True, "background": True}
     with served(an_app_that_streams(store)) as port:
         for _ in range(5):
@@ -517,9 +522,10 @@ def test_who_hangs_up_in_the_middle_of_a_stream_loses_nothing(kind: str, request
 # Another instance, right after.
 
 
-def test_after_a_redirect_another_instance_sees_the_new_session(dynamodb_local_url: str) -> None:
+@pytest.mark.parametrize("door", [None, "async"])
+def test_after_a_redirect_another_instance_sees_the_new_session(door: str | None, dynamodb_local_url: str) -> None:
     """As behind a load balancer: the page that a login leads to is served by somebody else."""
-    place = Place(dynamodb_local_url)
+    place = Place(dynamodb_local_url, door)
 
     async def log_in(request: Request) -> Response:
         request.session["user"] = request.path_params["user"]

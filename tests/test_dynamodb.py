@@ -24,7 +24,7 @@ from dynamodb_sessions import (
     open_session,
     table,
 )
-from dynamodb_sessions.client import ConditionFailed, Contended, ItemTooLarge, _translate
+from dynamodb_sessions.client import ConditionFailed, Contended, ItemTooLarge, translate
 from dynamodb_sessions.dynamodb import PROBE_ID
 from dynamodb_sessions.session import new_id
 from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, record_size
@@ -566,7 +566,7 @@ def client_error(code: str, message: str = "", reasons: list[dict[str, str]] | N
     ids=repr,
 )
 async def test_every_error_is_one_of_ours(error: Exception, expected: type[SessionError]) -> None:
-    translated = _translate(error)
+    translated = translate(error)
     assert type(translated) is expected
     assert "secret" not in str(translated)
     assert str(translated).isprintable()

@@ -16,11 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anyio
 import anyio.to_thread
 import boto3
 import httpx
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -50,6 +52,13 @@ Items = dict[str, dict[str, Any]]
 CI = Path(__file__).parent.parent / ".ci"
 NOW = 1_800_000_000
 TOO_LARGE = {"S": "x" * 410_000}
+
+
+@pytest.fixture(scope="module", params=[None, "async"], ids=["boto3", "async"])
+def door(request: pytest.FixtureRequest) -> str | None:
+    """What calls DynamoDB: each test that asks runs once for every kind."""
+    kind: str | None = request.param
+    return kind
 
 
 @pytest.fixture(scope="module")
@@ -187,17 +196,27 @@ REPLIES = {
 }
 BROKEN = {"read timeout": How.NEVER, "reset": How.RESET, "truncated body": How.TRUNCATED}
 URL = "http://nobody.test"
-NOT_SENT = {
-    "DNS": EndpointConnectionError(endpoint_url=URL, error="Name or service not known"),
-    "refused": EndpointConnectionError(endpoint_url=URL, error="Connection refused"),
-    "connect timeout": ConnectTimeoutError(endpoint_url=URL, error="timed out"),
+WHERE = ConnectionKey("nobody.test", 443, True, True, None, None, None)
+NOT_SENT: dict[str, dict[str | None, Exception]] = {
+    "DNS": {
+        None: EndpointConnectionError(endpoint_url=URL, error="Name or service not known"),
+        "async": aiohttp.ClientConnectorDNSError(WHERE, OSError(-2, "Name or service not known")),
+    },
+    "refused": {
+        None: EndpointConnectionError(endpoint_url=URL, error="Connection refused"),
+        "async": aiohttp.ClientConnectorError(WHERE, OSError(111, "Connection refused")),
+    },
+    "connect timeout": {
+        None: ConnectTimeoutError(endpoint_url=URL, error="timed out"),
+        "async": aiohttp.ConnectionTimeoutError("timed out"),
+    },
 }
 
 
-def redirected(table_name: str) -> Callable[..., None]:
-    """Return a hook that sends a request to another table."""
+def redirected(table_name: str) -> Callable[[dict[str, Any]], None]:
+    """Return what sends a request to another table."""
 
-    def redirect(params: dict[str, Any], **_: Any) -> None:
+    def redirect(params: dict[str, Any]) -> None:
         for write in params.get("TransactItems", [{"": params}]):
             for request in write.values():
                 request["TableName"] = table_name
@@ -205,7 +224,7 @@ def redirected(table_name: str) -> Callable[..., None]:
     return redirect
 
 
-def swell(params: dict[str, Any], **_: Any) -> None:
+def swell(params: dict[str, Any]) -> None:
     """Make the session that a request is about too large."""
     if "UpdateExpression" in params:
         params["ExpressionAttributeValues"][":s0"] = TOO_LARGE
@@ -217,10 +236,12 @@ def swell(params: dict[str, Any], **_: Any) -> None:
 class Struck:
     """A store behind the proxy, and how to strike it."""
 
-    def __init__(self, proxy: Proxy, table_name: str, wrong_table: str) -> None:
+    def __init__(self, proxy: Proxy, table_name: str, wrong_table: str, door: str | None) -> None:
         self.proxy = proxy
-        self.store = DynamoDBStore(table_name, endpoint_url=proxy.url, timeout=2.0)
-        self._hooks: list[tuple[str, Any]] = []
+        self.store = DynamoDBStore(table_name, endpoint_url=proxy.url, timeout=2.0, client=door)
+        self._door = door
+        self._patches = pytest.MonkeyPatch()
+        self._undo: list[Callable[[], None]] = []
         self._refused_by_engine = {
             "missing table": redirected("no-such-table"),
             "wrong key schema": redirected(wrong_table),
@@ -233,18 +254,16 @@ class Struck:
         is_after, once = cell.moment is Moment.AFTER, cell.extent is Extent.ONE
         lost = [Step(How.RESET)] if is_after and not cell.fault.after else []
         if name in self._refused_by_engine:
-            times = itertools.count()
-            hook = self._refused_by_engine[name]
-            self._on("before-parameter-build", call, lambda **event: None if once and next(times) else hook(**event))
+            self._spoil(call, self._refused_by_engine[name], once=once)
         elif name in NOT_SENT:
             times = itertools.count(0 if lost else 1)
 
-            def refuse(**_: Any) -> None:
+            def refuse() -> None:
                 number = next(times)
                 if number and (number == 1 or not once):
-                    raise NOT_SENT[name]
+                    raise NOT_SENT[name][self._door]
 
-            self._on("before-send", call, refuse)
+            self._before_sending(call, refuse)
             self.proxy.play(call, lost)
         else:
             applied = is_after and cell.fault.after
@@ -253,14 +272,40 @@ class Struck:
 
     def heal(self) -> None:
         self.proxy.heal()
-        for event, hook in self._hooks:
-            self.store.client.meta.events.unregister(event, hook)
-        self._hooks.clear()
+        self._patches.undo()
+        while self._undo:
+            self._undo.pop()()
 
-    def _on(self, event: str, call: str, hook: Any) -> None:
-        name = f"{event}.dynamodb.{call}"
-        self._hooks.append((name, hook))
-        self.store.client.meta.events.register(name, hook)
+    def _spoil(self, operation: str, spoil: Callable[[dict[str, Any]], None], *, once: bool) -> None:
+        """Let the next calls, or the next, ask for something else."""
+        door, make, times = self.store._door, self.store._door.call, itertools.count()
+
+        async def call(name: str, **parameters: Any) -> dict[str, Any]:
+            if name.title().replace("_", "") == operation and not (next(times) and once):
+                spoil(parameters)
+            return await make(name, **parameters)
+
+        self._patches.setattr(door, "call", call)
+
+    def _before_sending(self, operation: str, act: Callable[[], None]) -> None:
+        """Do something before every attempt of a call."""
+        if self._door is None:
+            events, name = self.store.client.meta.events, f"before-send.dynamodb.{operation}"
+
+            def hook(**_: Any) -> None:
+                act()
+
+            events.register(name, hook)
+            self._undo.append(lambda: events.unregister(name, hook))
+            return
+        send = aiohttp.ClientSession._request
+
+        async def request(session: Any, method: str, url: str, **options: Any) -> Any:
+            if options["headers"]["X-Amz-Target"].endswith(f".{operation}"):
+                act()
+            return await send(session, method, url, **options)
+
+        self._patches.setattr(aiohttp.ClientSession, "_request", request)
 
 
 @pytest.fixture(scope="module")
@@ -278,12 +323,12 @@ def tables(engine_client: Any) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def struck(proxy: Proxy, tables: tuple[str, str]) -> Callable[[str], Struck]:
+def struck(proxy: Proxy, tables: tuple[str, str], door: str | None) -> Callable[[str], Struck]:
     """Return a function that makes one store for each fault: the SDK's patience with one client has an end."""
 
     @functools.cache
     def make(fault: str) -> Struck:  # noqa: ARG001
-        return Struck(proxy, *tables)
+        return Struck(proxy, *tables, door)
 
     return make
 
@@ -351,10 +396,10 @@ def test_the_page_is_the_table() -> None:
 
 @pytest.mark.parametrize("operation", ["create", "update", "rotate", "delete"])
 async def test_a_hundred_lost_replies_are_a_hundred_successes(
-    operation: str, faulty: Proxy, own_table: str, engine_client: Any, clock: Clock
+    operation: str, door: str | None, faulty: Proxy, own_table: str, engine_client: Any, clock: Clock
 ) -> None:
     """The browser gets the app's own response, each change is made once, and none passes for a conflict."""
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url)
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, client=door)
     for _, how in zip(range(100), itertools.cycle([How.DROPPED, How.RESET, How.TRUNCATED]), strict=False):
         app, own, before = App(store), "", Items()
         if operation != "create":
@@ -370,9 +415,9 @@ async def test_a_hundred_lost_replies_are_a_hundred_successes(
 
 
 @pytest.mark.parametrize("how", [How.NEVER, How.DRIPPED])
-async def test_every_operation_ends_by_its_deadline(how: How, faulty: Proxy, own_table: str) -> None:
+async def test_every_operation_ends_by_its_deadline(how: How, door: str | None, faulty: Proxy, own_table: str) -> None:
     """Twice the deadline is granted to a busy machine. What never ends by itself lasts five times as long."""
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0)
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=door)
     record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
     assert await store.create(record, now=NOW)
     faulty.play("*", rest=Step(how))
@@ -399,9 +444,9 @@ async def test_every_operation_ends_by_its_deadline(how: How, faulty: Proxy, own
     assert max(lasted.values()) <= 2 * 2.0
 
 
-async def test_what_has_failed_is_not_sent_again(faulty: Proxy, own_table: str) -> None:
+async def test_what_has_failed_is_not_sent_again(door: str | None, faulty: Proxy, own_table: str) -> None:
     """The thread whose reply drips outlives the deadline, and finds the connection broken: by then it is too late."""
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=1.0)
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=1.0, client=door)
     record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
     assert await store.create(record, now=NOW)
     faulty.play("UpdateItem", [Step(How.DRIPPED, applied=False)])
@@ -428,9 +473,9 @@ async def open_breaker(app: App, proxy: Proxy, how: How) -> None:
 
 
 @pytest.fixture
-async def known(faulty: Proxy, own_table: str) -> App:
+async def known(door: str | None, faulty: Proxy, own_table: str) -> App:
     """An app whose browser has a session."""
-    app = App(DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0))
+    app = App(DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=door))
     assert (await app.get("/count")).json()["n"] == 1
     return app
 
@@ -539,14 +584,16 @@ class Crowd:
                 await anyio.sleep(0.01)
 
 
-async def test_what_was_acknowledged_survives_a_kill(dynamodb_local_url: str, table_name: str, tmp_path: Path) -> None:
+async def test_what_was_acknowledged_survives_a_kill(
+    door: str | None, dynamodb_local_url: str, table_name: str, tmp_path: Path
+) -> None:
     """`kill -9` under load, and a start on the same data, three times. Meanwhile: 503, and never an empty session."""
     assert dynamodb_local_url
     if shutil.which("java") is None:
         ENGINE.is_missing()
     engine = await anyio.to_thread.run_sync(Engine, tmp_path)
     try:
-        crowd = Crowd(App(DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True)))
+        crowd = Crowd(App(DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True, client=door)))
         for number in range(1, 4):
             async with anyio.create_task_group() as group:
                 for _ in range(8):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 NOW = 1_800_000_000
 LATER = NOW + 100
 
-not_on_moto = pytest.mark.parametrize("engine", ["memory", "local"])
+not_on_moto = pytest.mark.parametrize("engine", ["memory", "local", "async"])
 """moto is no oracle for concurrency, being not atomic under threads, nor for sizes, which it measures its own way."""
 
 

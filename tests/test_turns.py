@@ -11,6 +11,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 
 from dynamodb_sessions import ConfigurationError, DynamoDBStore, table, turns
+from dynamodb_sessions.client import Boto3Door
 from dynamodb_sessions.turns import Turns
 
 
@@ -31,9 +32,15 @@ class Body(io.BytesIO):
         yield self.read()
 
 
+def turn_of(store: DynamoDBStore) -> Any:
+    door = store._door
+    assert isinstance(door, Boto3Door)
+    return door._turn
+
+
 def others_turn(store: DynamoDBStore) -> bool:
     """Whether another thread could have the turn now."""
-    turn: Any = store._door._turn
+    turn = turn_of(store)
 
     def take() -> bool:
         with turn():
@@ -97,7 +104,7 @@ def test_a_turn_that_is_kept_holds_up_no_call(store: DynamoDBStore) -> None:
     kept, done = threading.Event(), threading.Event()
 
     def keep() -> bool:
-        with store._door._turn():
+        with turn_of(store)():
             kept.set()
             return done.wait(10)
 
@@ -119,5 +126,5 @@ def test_a_given_client_gets_no_turns(dynamodb: Any, table_name: str, monkeypatc
     monkeypatch.setattr(turns, "PATIENCE", 60)
     table.create(dynamodb, table_name)
     store = DynamoDBStore(table_name, client=dynamodb)
-    with ThreadPoolExecutor(1) as other, store._door._turn():
+    with ThreadPoolExecutor(1) as other, turn_of(store)():
         assert "Item" not in other.submit(get, store).result(10)

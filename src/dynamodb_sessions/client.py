@@ -1,6 +1,6 @@
-"""The one door to DynamoDB: low-level boto3 calls, each in a worker thread, each with a deadline, errors translated.
+"""The door to DynamoDB: low-level boto3 calls, each in a worker thread, each with a deadline, errors translated.
 
-Only this module imports boto3, and only when a client is built. Nothing here is bound to an event loop: behind
+boto3 is imported only when a client is built. Nothing here is bound to an event loop: behind
 Mangum every invocation may have a new one.
 """
 
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -65,14 +65,14 @@ class ItemTooLarge(SessionError):
     """The item would be larger than DynamoDB takes. Nothing was written."""
 
 
-class NoThread(StoreUnavailable):
-    """There are more calls to make than threads: DynamoDB was not asked, so nothing is said about it."""
+class NotAsked(StoreUnavailable):
+    """There are more calls to make than are made at once: DynamoDB was not asked, so nothing is said about it."""
 
 
 async def in_thread(function: Callable[[], T], *, timeout: float) -> T:  # noqa: ASYNC109
     """Run a blocking function in a worker thread. Raises StoreUnavailable after `timeout` seconds, waiting included.
 
-    The thread is then left to end by itself: nothing can interrupt it. It is NoThread if there was none to be had.
+    The thread is then left to end by itself: nothing can interrupt it. NotAsked if there was none to be had.
     """
     begun = False
 
@@ -91,8 +91,30 @@ async def in_thread(function: Callable[[], T], *, timeout: float) -> T:  # noqa:
             return await anyio.to_thread.run_sync(begin, abandon_on_cancel=True, limiter=limiter)
     except TimeoutError:
         if not begun:
-            raise NoThread(f"more than {MAX_CONCURRENT_CALLS} calls at once: none of the threads was free") from None
+            raise NotAsked(f"more than {MAX_CONCURRENT_CALLS} calls at once: none of the threads was free") from None
         raise StoreUnavailable(f"DynamoDB did not answer within {timeout:g} s") from None
+
+
+class Door(Protocol):
+    """A way to make calls, named and answered as boto3 has them: here, or in `async_client.py`."""
+
+    timeout: float
+
+    @property
+    def client(self) -> Any:
+        """A boto3 client, for what is done once. Raises ConfigurationError if none can be built."""
+        ...
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call.
+
+        Raises ConditionFailed, Contended, ItemTooLarge, ConfigurationError or StoreUnavailable.
+        """
+        ...
+
+    def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call and block until it has ended. Raises what `call` raises."""
+        ...
 
 
 class Boto3Door:
@@ -133,10 +155,7 @@ class Boto3Door:
             return self._client
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call, named as boto3 names it.
-
-        Raises ConditionFailed, Contended, ItemTooLarge, ConfigurationError or StoreUnavailable.
-        """
+        """Make one call in a worker thread."""
         deadline = time.monotonic() + self.timeout
 
         def call() -> dict[str, Any]:
@@ -156,7 +175,7 @@ class Boto3Door:
                 result: dict[str, Any] = getattr(client, operation)(**parameters)
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
             # Without its cause, which may quote the request.
-            raise _translate(error) from None
+            raise translate(error) from None
         return result
 
     def _build(self) -> Any:
@@ -180,7 +199,7 @@ class Boto3Door:
             session = boto3.Session(region_name=region_name)
             client = session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
         except Exception as error:  # A broken profile, region or endpoint: all are configuration.
-            raise ConfigurationError(f"no DynamoDB client can be built: {_reason(error)}") from error
+            raise ConfigurationError(f"no DynamoDB client can be built: {reason(error)}") from error
         _prepare(client)
         turns = Turns()
         turns.follow(client)
@@ -216,7 +235,7 @@ def _check_reply(http_response: Any, **_: Any) -> None:
         raise IncompleteReadError(actual_bytes=actual, expected_bytes=expected)
 
 
-def _translate(error: Exception) -> SessionError:
+def translate(error: Exception) -> SessionError:
     """Return what a client's error means here. Names the cause, never the request."""
     from botocore.exceptions import (  # noqa: PLC0415
         ClientError,
@@ -230,19 +249,19 @@ def _translate(error: Exception) -> SessionError:
     )
 
     if isinstance(error, ClientError):
-        return _translate_response(error.response)
+        return translate_response(error.response)
     if isinstance(error, ParamValidationError):  # Its text quotes the parameters.
         return ConfigurationError("DynamoDB's client refused the parameters of the call")
     if isinstance(error, NoCredentialsError | PartialCredentialsError | NoRegionError | ProfileNotFound):
-        return ConfigurationError(_reason(error))
+        return ConfigurationError(reason(error))
     if isinstance(error, CredentialRetrievalError):
         return StoreUnavailable("the credentials could not be retrieved")
     if isinstance(error, HTTPClientError):
-        return StoreUnavailable(f"DynamoDB cannot be reached: {_reason(error)}")
+        return StoreUnavailable(f"DynamoDB cannot be reached: {reason(error)}")
     return StoreUnavailable(f"DynamoDB cannot be reached: {type(error).__name__}")
 
 
-def _translate_response(response: Any) -> SessionError:
+def translate_response(response: Any) -> SessionError:
     code = response.get("Error", {}).get("Code", "")
     message = response.get("Error", {}).get("Message", "")
     reasons = [reason for reason in response.get("CancellationReasons", ()) if reason.get("Code") != "None"]
@@ -266,6 +285,6 @@ def _messages(reasons: list[dict[str, Any]]) -> list[str]:
     return [str(reason.get("Message", "")) for reason in reasons if reason.get("Code") == "ValidationError"]
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return the error's own words on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

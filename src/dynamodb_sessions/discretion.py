@@ -5,27 +5,27 @@ are none of our business and stay as they are.
 """
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
-_LOGGERS = ("botocore", "urllib3")
+_LOGGERS = ("aiodynamo", "botocore", "urllib3")
 
-_ours = threading.local()
+_is_ours = ContextVar("_is_ours", default=False)
 
 
 @contextmanager
 def discreet() -> Iterator[None]:
-    """Keep what is done in this block, in this thread, out of the SDK's log lines."""
-    _ours.calling = True
+    """Keep what is done in this block, in this thread or task, out of the SDK's log lines."""
+    token = _is_ours.set(True)
     try:
         yield
     finally:
-        _ours.calling = False
+        _is_ours.reset(token)
 
 
 def _withhold(record: logging.LogRecord) -> bool:
-    if getattr(_ours, "calling", False) and record.args:
+    if _is_ours.get() and record.args:
         # The template says what happens; the arguments are the requests, the replies and their signatures.
         record.args = ()
     return True

@@ -15,7 +15,7 @@ import anyio
 
 from dynamodb_sessions import item, table
 from dynamodb_sessions.breaker import Breaker
-from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, ItemTooLarge, NoThread, in_thread
+from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, Door, ItemTooLarge, NotAsked, in_thread
 from dynamodb_sessions.events import add_capacity, counts_capacity
 from dynamodb_sessions.exceptions import (
     ConfigurationError,
@@ -54,11 +54,13 @@ class DynamoDBStore:
     """Keeps sessions in a DynamoDB table.
 
     `client` is any boto3-compatible DynamoDB client, made after the last fork; without one, it is built at once from
-    `region_name` and `endpoint_url` or boto3's own configuration, and again in a forked process. `timeout` is the
-    deadline of an operation in seconds. With `consistent_read=False` reads cost half and are repeated only when they
-    miss something the client has seen. `create_table=True` creates the table on first use, for development. Raises
-    ConfigurationError for a table name that is none, or a timeout that is not positive; anything else that is wrong
-    shows at the first call, or `probe`.
+    `region_name` and `endpoint_url` or boto3's own configuration, and again in a forked process. With `"async"`, or an
+    aiodynamo client, of which region, endpoint and credentials are used, requests are made without threads: that takes
+    asyncio, and `pip install dynamodb-sessions[async]`. `timeout` is the deadline of an operation in seconds. With
+    `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen.
+    `create_table=True` creates the table on first use, for development. Raises ConfigurationError for a table name that
+    is none, a timeout that is not positive, or a client that cannot be had; anything else that is wrong shows at the
+    first call, or `probe`.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class DynamoDBStore:
         self.mode = "dynamodb"
         self.mode_reason = "not asked yet"
         self.probe_error: SessionError | None = None
-        self._door = Boto3Door(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
+        self._door = _open_door(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
         self._breaker = Breaker(self._get_sentinel)
         self._consistent_read = consistent_read
         self._create_table = create_table
@@ -409,7 +411,7 @@ class DynamoDBStore:
             parameters["ReturnConsumedCapacity"] = "TOTAL"
         try:
             answer = await self._door.call(operation, **parameters)
-        except NoThread:
+        except NotAsked:
             raise
         except StoreUnavailable as error:
             self._breaker.failed(error)
@@ -435,6 +437,22 @@ class DynamoDBStore:
         """Create the table, if that is wanted, before its first use."""
         if self._create_table and not self._answered and not await in_thread(self.probe, timeout=_CREATE_TABLE_TIMEOUT):
             raise self.probe_error or StoreUnavailable("DynamoDB did not answer")
+
+
+def _open_door(client: Any, **options: Any) -> Door:
+    """Return the way to DynamoDB that a client stands for."""
+    wants_async = client == "async"
+    if isinstance(client, str) and not wants_async:
+        raise ConfigurationError(f'client={client!r} must be "async" or a client')
+    if not wants_async and not type(client).__module__.startswith("aiodynamo."):
+        return Boto3Door(client, **options)
+    try:
+        from dynamodb_sessions.async_client import AsyncDoor  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigurationError(
+            f"client={client!r} takes what is not installed ({error.name}): pip install 'dynamodb-sessions[async]'"
+        ) from error
+    return AsyncDoor(None if wants_async else client, **options)
 
 
 def _of_version(version: int) -> dict[str, Any]:

@@ -1,0 +1,246 @@
+"""The door to DynamoDB without threads: aiodynamo's requests over aiohttp's connections, in asyncio's event loop.
+
+Region, endpoint and credentials are those boto3 would use, or those of a given aiodynamo client. Connections belong to
+an event loop: each has a pool of its own, which closes when the loop shuts down, as `asyncio.run` and every server have
+it. Only this module imports aiodynamo and aiohttp, and nothing imports it before it is asked for.
+"""
+
+import asyncio
+import json
+import random
+import urllib.request
+from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import boto3
+from aiodynamo.client import Client
+from aiodynamo.credentials import Credentials, Key
+from aiodynamo.errors import NoCredentialsFound
+from aiodynamo.http.types import HttpImplementation, Request, RequestFailed, Response
+from aiodynamo.models import RetryConfig, RetryTimeout
+from yarl import URL
+
+from dynamodb_sessions import discretion
+from dynamodb_sessions.client import MAX_CONCURRENT_CALLS, Boto3Door, NotAsked, reason, translate, translate_response
+from dynamodb_sessions.discretion import discreet
+from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
+
+_MAX_ATTEMPTS = 2
+_LONGEST_PAUSE = 0.1
+_OK = 200
+_SERVER_ERROR = 500
+
+
+class AsyncDoor:
+    """Calls DynamoDB as an aiodynamo client would: a given one, or one with boto3's configuration."""
+
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        self.timeout = timeout
+        self._given = client
+        if client is not None:
+            region_name, endpoint_url = client.region, None if client.endpoint is None else str(client.endpoint)
+        self._boto3 = Boto3Door(region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
+        # For connecting, and for every wait of an answer.
+        patience = min(1.0, timeout / 5)
+        self._patience = aiohttp.ClientTimeout(total=None, sock_connect=patience, sock_read=patience)
+        discretion.install()
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client of the same table. Raises ConfigurationError if none can be built."""
+        return self._boto3.client
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call, named as boto3 names it. Raises what `Boto3Door.call` raises."""
+        pool = await _Pool.of_this_loop()
+        exchange = _Exchange(pool.session, self._patience)
+        client = replace(self._configured(), http=exchange, throttle_config=_TWICE)
+        action = operation.title().replace("_", "")
+        try:
+            with discreet():
+                async with asyncio.timeout(self.timeout) as deadline, pool.slots:
+                    return await client.send_request(action=action, payload=parameters)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
+            if deadline.expired():
+                raise self._too_late(exchange) from None
+            # Without its cause, which may quote the request.
+            raise exchange.translate(error) from None
+
+    def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call in an event loop of its own, in a thread of its own: this one's may be running."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, self.call(operation, **parameters)).result()
+
+    def _too_late(self, exchange: "_Exchange") -> StoreUnavailable:
+        if not exchange.attempts:
+            return NotAsked(f"more than {MAX_CONCURRENT_CALLS} calls at once: this one's turn did not come")
+        return StoreUnavailable(f"DynamoDB did not answer within {self.timeout:g} s")
+
+    def _configured(self) -> Client:
+        if self._given is None:
+            meta = self._boto3.client.meta
+            self._given = Client(_nowhere, _Boto3Credentials(), meta.region_name, URL(meta.endpoint_url))
+        return self._given
+
+
+class _Pool:
+    """What an event loop has of its own: connections, and how many calls may use them at once."""
+
+    def __init__(self, sessions: AsyncGenerator[aiohttp.ClientSession, None], session: aiohttp.ClientSession) -> None:
+        self._sessions = sessions  # Begun and not ended: so an event loop that shuts down ends it.
+        self.session = session
+        self.slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
+
+    @classmethod
+    async def of_this_loop(cls) -> "_Pool":
+        """Return the running event loop's pool. Raises ConfigurationError if the loop is not asyncio's."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError('client="async" is aiohttp, which runs in asyncio\'s event loop only') from None
+        if loop not in _pools:
+            for other in [other for other in _pools if other.is_closed()]:
+                del _pools[other]
+            sessions = _sessions()
+            _pools[loop] = cls(sessions, await anext(sessions))
+        return _pools[loop]
+
+
+_pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+
+
+async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:
+    """Yield one session, and close it."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_CALLS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity"},
+        skip_auto_headers=("Accept", "User-Agent"),
+        # As botocore has it. It is looked up for every request, so only where there is one.
+        trust_env=bool(urllib.request.getproxies()),
+    ) as session:
+        yield session
+
+
+class _Exchange:
+    """One call on the wire: how often it was sent, and the refusal that came last."""
+
+    def __init__(self, session: aiohttp.ClientSession, patience: aiohttp.ClientTimeout) -> None:
+        self._session = session
+        self._patience = patience
+        self.attempts = 0
+        self._refusal: dict[str, Any] | None = None
+
+    async def __call__(self, request: Request) -> Response:
+        """Send a request once. What may go better the next time raises RequestFailed."""
+        self.attempts += 1
+        self._refusal = None
+        try:
+            async with self._session.request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                data=request.body,
+                allow_redirects=False,
+                timeout=self._patience,
+            ) as answer:
+                response = Response(answer.status, await answer.read())
+        except aiohttp.ClientError as error:
+            raise RequestFailed(error) from error
+        if response.status != _OK:
+            self._refusal = _refusal(response.body)
+            if response.status >= _SERVER_ERROR:
+                raise RequestFailed(StoreUnavailable())
+        return response
+
+    def translate(self, error: Exception) -> SessionError:
+        """Return what the error means here. Names the cause, never the request."""
+        if self._refusal is not None:
+            return translate_response(self._refusal | {"ResponseMetadata": {"RetryAttempts": self.attempts - 1}})
+        if isinstance(error, NoCredentialsFound):
+            return ConfigurationError("NoCredentialsFound: there are no AWS credentials")
+        if isinstance(error, aiohttp.ClientError):
+            return StoreUnavailable(f"DynamoDB cannot be reached: {reason(error)}")
+        return translate(error)
+
+
+def _refusal(body: bytes) -> dict[str, Any]:
+    """Return what a reply says that is not OK, as botocore would have it."""
+    try:
+        said = json.loads(body)
+        code = said["__type"].rpartition("#")[2]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {"Error": {"Code": ""}}
+    message = said.get("message") or said.get("Message") or ""
+    return {"Error": {"Code": code, "Message": message}, "CancellationReasons": said.get("CancellationReasons", ())}
+
+
+class _Boto3Credentials(Credentials):
+    """Wherever boto3 finds credentials."""
+
+    def __init__(self) -> None:
+        self._found: Any = None
+
+    async def get_key(self, http: HttpImplementation) -> Key | None:  # noqa: ARG002
+        found = self._found
+        if found is None or getattr(found, "refresh_needed", bool)():
+            return await asyncio.to_thread(self._read)
+        return _key(found)
+
+    def invalidate(self) -> bool:
+        return False
+
+    def is_disabled(self) -> bool:
+        return False
+
+    def _read(self) -> Key | None:
+        if self._found is None:
+            self._found = boto3.Session().get_credentials()
+        return None if self._found is None else _key(self._found)
+
+
+def _key(credentials: Any) -> Key:
+    frozen = credentials.get_frozen_credentials()
+    return Key(frozen.access_key, frozen.secret_key, frozen.token)
+
+
+class _Attempts:
+    """Lets a call be made, and made again after a pause."""
+
+    def __init__(self) -> None:
+        self._made = 0
+
+    def __aiter__(self) -> AsyncIterator[None]:
+        return self
+
+    async def __anext__(self) -> None:
+        if self._made == _MAX_ATTEMPTS:
+            raise RetryTimeout
+        if self._made:
+            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - it only spreads the retries
+        self._made += 1
+
+
+class _Twice(RetryConfig):
+    def delays(self) -> list[float]:
+        return []
+
+    def attempts(self) -> AsyncIterator[None]:
+        return _Attempts()
+
+
+_TWICE = _Twice()
+
+
+async def _nowhere(_: Request) -> Response:
+    raise NotImplementedError

@@ -1,0 +1,271 @@
+"""The door without threads, in what is its own. What it shares with boto3's, the suites of every store show."""
+
+import asyncio
+import gc
+import sys
+import threading
+import time
+import weakref
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+import anyio
+import boto3
+import pytest
+from aiodynamo.client import Client
+from aiodynamo.credentials import Key, StaticCredentials
+from aiodynamo.http.types import Request, Response
+from botocore.credentials import RefreshableCredentials
+from yarl import URL
+
+from dynamodb_sessions import ConfigurationError, DynamoDBStore, StoreUnavailable, async_client, breaker
+from dynamodb_sessions.client import MAX_CONCURRENT_CALLS, NotAsked
+from dynamodb_sessions.session import new_id
+from dynamodb_sessions.store import Record
+from tests.proxy import How, Proxy, Step
+
+NOW = 1_800_000_000
+
+
+@pytest.fixture
+def store(moto_url: str, table_name: str) -> DynamoDBStore:
+    return DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True, client="async")
+
+
+async def write_and_read(store: DynamoDBStore) -> None:
+    record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
+    assert await store.create(record, now=NOW)
+    assert await store.load(record.id, now=NOW) == record
+
+
+async def session_of_this_loop() -> aiohttp.ClientSession:
+    return (await async_client._Pool.of_this_loop()).session
+
+
+def test_connections_close_with_their_event_loop(store: DynamoDBStore) -> None:
+    """Neither a warning about one that was left open, nor one that was."""
+
+    async def use() -> aiohttp.ClientSession:
+        await write_and_read(store)
+        return await session_of_this_loop()
+
+    one, other = asyncio.run(use()), asyncio.run(use())
+    assert one is not other
+    assert one.closed
+    assert other.closed
+    gc.collect()
+
+
+def test_a_closed_event_loop_is_forgotten(store: DynamoDBStore) -> None:
+    async def use() -> "weakref.ref[Any]":
+        await write_and_read(store)
+        return weakref.ref(asyncio.get_running_loop())
+
+    first = asyncio.run(use())
+    asyncio.run(use())
+    gc.collect()
+    assert first() is None
+
+
+def test_event_loops_at_once_have_connections_of_their_own(store: DynamoDBStore) -> None:
+    both = threading.Barrier(2)
+    failures: list[BaseException] = []
+
+    async def use() -> None:
+        for _ in range(20):
+            both.wait(10)
+            await write_and_read(store)
+
+    def run() -> None:
+        try:
+            asyncio.run(use())
+        except BaseException as error:  # noqa: BLE001 - it is to be seen
+            failures.append(error)
+            both.abort()
+
+    assert store.probe()
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+
+
+def test_stores_of_one_event_loop_share_its_connections(moto_url: str, table_name: str) -> None:
+    proxy = Proxy(moto_url)
+
+    async def use() -> None:
+        for _ in range(10):
+            store = DynamoDBStore(table_name, endpoint_url=proxy.url, client="async")
+            await store.load(new_id(), now=NOW)
+
+    try:
+        assert DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True).probe()
+        asyncio.run(use())
+        assert proxy.connections == 1
+    finally:
+        proxy.close()
+
+
+def test_it_is_probed_inside_a_running_event_loop(store: DynamoDBStore) -> None:
+    """As an app that uvicorn imports does it."""
+
+    async def probe() -> bool:
+        return store.probe()
+
+    assert asyncio.run(probe())
+    assert store.mode == "dynamodb"
+
+
+def test_trio_is_refused_by_name(store: DynamoDBStore) -> None:
+    assert store.probe()
+    with pytest.raises(ConfigurationError, match="asyncio"):
+        anyio.run(write_and_read, store, backend="trio")
+
+
+def test_a_client_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="client='asink'"):
+        DynamoDBStore("sessions", client="asink")
+
+
+@pytest.mark.parametrize("missing", ["aiodynamo", "aiohttp"])
+def test_what_is_not_installed_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "dynamodb_sessions.async_client")
+    with pytest.raises(ConfigurationError, match=rf"{missing}.*dynamodb-sessions\[async\]"):
+        DynamoDBStore("sessions", client="async")
+
+
+def test_without_a_region_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_REGION")
+    store = DynamoDBStore("sessions", client="async")
+    assert not store.probe()
+    assert "NoRegionError" in store.mode_reason
+
+
+def test_without_credentials_it_says_so(store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert not store.probe()
+    assert isinstance(store.probe_error, ConfigurationError)
+    assert "credentials" in store.mode_reason
+
+
+def test_an_aiodynamo_client_lends_its_region_endpoint_and_credentials(
+    store: DynamoDBStore, moto_url: str, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.probe()
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+
+    async def never(_: Request) -> Response:
+        raise AssertionError
+
+    proxy = Proxy(moto_url)
+    try:
+        client = Client(never, StaticCredentials(Key("its-own", "secret")), "us-east-1", URL(proxy.url))
+        asyncio.run(write_and_read(DynamoDBStore(table_name, client=client)))
+    finally:
+        proxy.close()
+    assert proxy.requests == ["PutItem", "GetItem"]
+    assert all("Credential=its-own/" in sent for sent in proxy.authorizations)
+
+
+def test_credentials_are_renewed_in_a_thread(store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop has other things to do than to wait for a metadata service."""
+    renewed: list[threading.Thread] = []
+
+    def renew() -> dict[str, str]:
+        renewed.append(threading.current_thread())
+        soon = datetime.now(UTC) + timedelta(hours=6)
+        return {"access_key": "new", "secret_key": "new", "token": "new", "expiry_time": soon.isoformat()}
+
+    gone = datetime.now(UTC) - timedelta(hours=1)
+    credentials = RefreshableCredentials("old", "old", "old", gone, renew, "test")
+    monkeypatch.setattr(boto3.Session, "get_credentials", lambda _: credentials)
+
+    async def use() -> None:
+        for _ in range(3):
+            await write_and_read(store)
+
+    assert store.probe()
+    asyncio.run(use())
+    assert len(renewed) == 1
+    assert renewed[0] is not threading.main_thread()
+
+
+def test_more_calls_than_can_be_made_are_no_outage(store: DynamoDBStore, moto_url: str) -> None:
+    """Those whose turn does not come fail; DynamoDB was not asked, so the breaker does not hear of them."""
+    proxy = Proxy(moto_url)
+    busy = DynamoDBStore(store.table_name, endpoint_url=proxy.url, client="async", timeout=1.0)
+
+    async def use() -> list[BaseException | Record | None]:
+        proxy.play("GetItem", rest=Step(How.NEVER))
+        async with asyncio.TaskGroup() as group:
+            holding = [group.create_task(hold()) for _ in range(MAX_CONCURRENT_CALLS)]
+            await asyncio.sleep(0)
+            loads = [group.create_task(attempt()) for _ in range(breaker.FAILURES)]
+            results = [await load for load in loads]
+            for task in holding:
+                task.cancel()
+        return results
+
+    async def hold() -> None:
+        pool = await async_client._Pool.of_this_loop()
+        async with pool.slots:
+            await asyncio.sleep(60)
+
+    async def attempt() -> BaseException | Record | None:
+        try:
+            return await busy.load(new_id(), now=NOW)
+        except StoreUnavailable as error:
+            return error
+
+    assert store.probe()
+    try:
+        results = asyncio.run(use())
+    finally:
+        proxy.close()
+    assert [type(result) for result in results] == [NotAsked] * breaker.FAILURES
+    assert not busy._breaker.is_open
+    assert proxy.requests == []
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"__type":1}', b'{"message":"no type"}'])
+def test_a_refusal_that_says_nothing_is_an_outage(body: bytes) -> None:
+    error = async_client._Exchange.translate(exchange_that_heard(body), RuntimeError())
+    assert isinstance(error, StoreUnavailable)
+    assert "nothing it can name" in str(error)
+
+
+def exchange_that_heard(body: bytes) -> Any:
+    class Heard:
+        attempts = 1
+        _refusal = async_client._refusal(body)
+
+    return Heard()
+
+
+def test_a_cancelled_call_leaves_the_connections_usable(store: DynamoDBStore, moto_url: str) -> None:
+    proxy = Proxy(moto_url)
+    mine = DynamoDBStore(store.table_name, endpoint_url=proxy.url, client="async")
+
+    async def use() -> int:
+        await write_and_read(mine)
+        proxy.play("GetItem", rest=Step(How.NEVER))
+        for _ in range(2 * MAX_CONCURRENT_CALLS):
+            with anyio.move_on_after(0.001):
+                await mine.load(new_id(), now=NOW)
+        proxy.heal()
+        before = time.monotonic()
+        await write_and_read(mine)
+        assert time.monotonic() - before < mine._door.timeout
+        return (await async_client._Pool.of_this_loop()).slots._value
+
+    assert store.probe()
+    try:
+        assert asyncio.run(use()) == MAX_CONCURRENT_CALLS
+    finally:
+        proxy.close()
