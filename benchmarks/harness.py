@@ -1,11 +1,14 @@
 """What the benchmarks share: an app that uses its session, a client that is not measured, and tables to print."""
 
+import argparse
 import asyncio
+import json
 import os
+import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -141,3 +144,103 @@ def print_table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         )
         print(f"| {' | '.join(padded)} |")
     print()
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a figure must not be above, or with `least` below."""
+
+    figure: str
+    value: float
+    limit: float
+    least: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return self.value >= self.limit if self.least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({'≥' if self.least else '≤'} {self.limit:g} {'✓' if self.holds else '✗'})"
+
+
+@dataclass(slots=True)
+class Report:
+    """What one benchmark has found. `missing` is what could not be measured, and why."""
+
+    name: str
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    bars: list[Bar] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def add(self, title: str, rows: list[dict[str, Any]]) -> None:
+        """Print a table and keep it. A cell that is a Bar is also one of the bars."""
+        self.tables[title] = rows
+        self.bars += [cell for row in rows for cell in row.values() if isinstance(cell, Bar)]
+        print(f"\n{title}\n")
+        print_table(tuple(rows[0]), [tuple(map(shown, row.values())) for row in rows])
+
+    def miss(self, what: str) -> None:
+        self.missing.append(what)
+        print(f"\n!!! NOT MEASURED: {what}\n", flush=True)
+
+    def as_json(self) -> dict[str, Any]:
+        tables = {
+            title: [{name: cell.value if isinstance(cell, Bar) else cell for name, cell in row.items()} for row in rows]
+            for title, rows in self.tables.items()
+        }
+        return {
+            "tables": tables,
+            "bars": [asdict(bar) | {"holds": bar.holds} for bar in self.bars],
+            "missing": self.missing,
+        }
+
+
+def shown(cell: object) -> str:
+    """Return a cell as it is printed: figures with three digits that count."""
+    if not isinstance(cell, float):
+        return "-" if cell is None else str(cell)
+    return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
+
+
+def closing(report: Report, *, bars: bool) -> int:
+    """Say which bars do not hold. Returns the exit status: 1 if that is to count."""
+    failed = [bar for bar in report.bars if not bar.holds]
+    print(f"{report.name}: {len(report.bars) - len(failed)} of {len(report.bars)} bars hold")
+    for bar in failed:
+        print(f"  ✗ {bar.figure}: {bar}")
+    for what in report.missing:
+        print(f"  not measured: {what}")
+    return 1 if bars and failed else 0
+
+
+def paired(values: Sequence[float], others: Sequence[float]) -> float:
+    """Return the median of the ratios of each round: what slows the machine down, slows both."""
+    return statistics.median(value / other for value, other in zip(values, others, strict=True))
+
+
+def options_of(name: str, about: str | None, *, rounds: int, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the options all benchmarks with bars have."""
+    parser = argparse.ArgumentParser(f"python -m benchmarks {name}", description=about)
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="interleaved, of which medians (default: %(default)s)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing")
+    parser.add_argument("--bars", action="store_true", help="exit with 1 if a bar does not hold")
+    return parser.parse_args(arguments)
+
+
+def a_session(size: int) -> dict[str, Any]:
+    """Return a session whose JSON takes about `size` bytes: somebody signed in, and a cart to fill it."""
+    session: dict[str, Any] = {
+        "count": 0,
+        "user": {"id": "u-4711", "name": "Ada Example", "roles": ["reader", "editor"]},
+        "csrf": "0123456789abcdef" * 4,
+        "locale": "en-GB",
+        "cart": [],
+    }
+    number, left = 0, size - len(json.dumps(session))
+    while left > 0:
+        line = {"sku": f"SKU-{number:06}", "title": f"Thing number {number}", "price": 1999 + number, "quantity": 1}
+        session["cart"].append(line)
+        number, left = number + 1, left - len(json.dumps(line)) - 2
+    return session

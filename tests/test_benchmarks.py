@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import pytest
 from botocore.exceptions import ClientError
 from starlette.types import Receive, Scope, Send
 
-from benchmarks import load, soak, stub
-from benchmarks.harness import call, percentile
+from benchmarks import load, middleware, soak, stub
+from benchmarks.harness import Report, call, percentile
+from benchmarks.middleware import use
 from benchmarks.soak import MEBIBYTE, Sample, leaks, quarters
 from dynamodb_sessions import DynamoDBStore, MemoryStore
 from dynamodb_sessions.store import Changes, Record, SessionStore
@@ -52,7 +53,7 @@ def tables(printed: str) -> Tables:
 def test_without_a_name_they_are_listed() -> None:
     status, printed = run()
     assert status == 0
-    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == ["cold_start", "load", "outage", "soak"]
+    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == ["cold_start", "load", "middleware", "outage", "soak"]
 
 
 def test_one_that_does_not_exist_is_refused() -> None:
@@ -243,3 +244,34 @@ def test_cold_start_and_outage_print_their_tables() -> None:
     assert status == 0
     ((ours, theirs),) = tables(printed)
     assert float(ours["import ms"]) > 0 < float(theirs["import ms"])
+
+
+def test_middleware() -> None:
+    status, printed = run("middleware", "--tiny", "--rounds", "1")
+    (rows,) = tables(printed)
+    assert [(row["request"], row["session"]) for row in rows] == [
+        ("anonymous", "any"),
+        *((operation, "0.5 KB") for operation in ("read", "read all", "write")),
+    ]
+    assert all(float(row[name]) > 0 for row in rows for name in ("this package", "Starlette's cookie"))
+    assert [row["to starsessions"] == "not installed" for row in rows] == ["NOT MEASURED" in printed] * len(rows)
+    assert status == 0
+    status, printed = run("middleware", "--tiny", "--rounds", "1", "--bars")
+    assert status == ("✗" in printed)
+
+
+def never_writes(path: str, session: dict[str, Any]) -> bytes:
+    return use(path, {**session} if path == "/write" else session)
+
+
+def never_reads(path: str, session: dict[str, Any]) -> bytes:
+    return b"u-4711 0" if path == "/read" else use(path, session)
+
+
+@pytest.mark.parametrize("wrong", [never_writes, never_reads])
+async def test_middleware_does_not_time_what_is_not_done(
+    monkeypatch: pytest.MonkeyPatch, wrong: Callable[[str, dict[str, Any]], bytes]
+) -> None:
+    monkeypatch.setattr(middleware, "use", wrong)
+    with pytest.raises(AssertionError):
+        await middleware.measure(Report("middleware"), rounds=1, sizes=(500,), seconds=0.001)
