@@ -180,6 +180,8 @@ class Report:
         print_table(tuple(rows[0]), [tuple(map(shown, row.values())) for row in rows])
 
     def miss(self, what: str) -> None:
+        if what in self.missing:
+            return
         self.missing.append(what)
         print(f"\n!!! NOT MEASURED: {what}\n", flush=True)
 

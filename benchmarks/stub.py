@@ -234,12 +234,19 @@ async def serve(latency: float) -> None:
 @contextmanager
 def running(latency: float = 0.0) -> Iterator[str]:
     """Run a stub in a process of its own while the block lasts. Returns its address."""
+    with process(latency) as (url, _):
+        yield url
+
+
+@contextmanager
+def process(latency: float = 0.0) -> Iterator[tuple[str, int]]:
+    """Do the same, and return the process's number besides."""
     command = [sys.executable, "-m", "benchmarks.stub", "--latency-ms", str(latency * 1000)]
     with subprocess.Popen(
         command, cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
+    ) as child:
+        assert child.stdout is not None
+        yield child.stdout.readline().strip(), child.pid
 
 
 if __name__ == "__main__":

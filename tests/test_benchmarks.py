@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import re
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from botocore.exceptions import ClientError
 from starlette.types import Receive, Scope, Send
 
-from benchmarks import load, middleware, soak, stub
+from benchmarks import load, middleware, requests, soak, stub
 from benchmarks.harness import Report, call, percentile
 from benchmarks.middleware import use
 from benchmarks.soak import MEBIBYTE, Sample, leaks, quarters
@@ -53,7 +54,14 @@ def tables(printed: str) -> Tables:
 def test_without_a_name_they_are_listed() -> None:
     status, printed = run()
     assert status == 0
-    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == ["cold_start", "load", "middleware", "outage", "soak"]
+    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == [
+        "cold_start",
+        "load",
+        "middleware",
+        "outage",
+        "requests",
+        "soak",
+    ]
 
 
 def test_one_that_does_not_exist_is_refused() -> None:
@@ -275,3 +283,54 @@ async def test_middleware_does_not_time_what_is_not_done(
     monkeypatch.setattr(middleware, "use", wrong)
     with pytest.raises(AssertionError):
         await middleware.measure(Report("middleware"), rounds=1, sizes=(500,), seconds=0.001)
+
+
+def test_requests() -> None:
+    status, printed = run("requests", "--tiny", "--rounds", "1")
+    for rows in tables(printed):
+        assert len({row["sessions"] for row in rows}) * 4 == len(rows)
+        assert {(row["server ms"], row["concurrent"]) for row in rows} == {(x, y) for x in "01" for y in "12"}
+        for name in (requests.BOTO3, requests.ASYNC, requests.BARE_BOTO3, requests.BARE_AIODYNAMO, requests.REDIS):
+            measured = [float(row["requests/s"]) for row in rows if row["sessions"] == name]
+            assert all(measured)
+            assert (not measured) == (f"NOT MEASURED: {name}: " in printed)
+    assert status == 0
+
+
+class Forgetful:
+    """A client whose writes come to nothing, and whose reads count."""
+
+    reads = 0
+
+    async def read(self) -> None:
+        self.reads += 1
+
+    async def write(self) -> None:
+        pass
+
+    async def count(self) -> int:
+        return 0
+
+
+async def test_requests_does_not_time_what_is_not_written() -> None:
+    clients = [Forgetful(), Forgetful()]
+    group = requests.Group("forgetful", clients, os.getpid())
+    sample = await group.sample("read", 2, 0.001)
+    assert len(sample.latencies) == sum(client.reads for client in clients)
+    await group.check()
+    while not any(group.writes):
+        await group.sample("read-mostly", 2, 0.001)
+    with pytest.raises(AssertionError, match="forgetful"):
+        await group.check()
+
+
+async def test_requests_reads_what_there_is(stub_url: str) -> None:
+    (caller,) = await requests.bare_boto3(stub_url, 1)
+    await caller.write()
+    await caller.write()
+    assert await caller.count() == 2
+    with pytest.raises(KeyError):
+        await requests.Boto3Caller("nobody", caller.client, caller.limiter).read()
+    browser = requests.Browser(middleware.app)
+    with pytest.raises(KeyError):
+        await browser.read()
