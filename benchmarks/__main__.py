@@ -6,7 +6,7 @@ A benchmark is a module of this package with a docstring and `main(arguments) ->
 import importlib
 import sys
 
-BENCHMARKS = ("cold_start", "load", "middleware", "outage", "requests", "soak")
+BENCHMARKS = ("cold_start", "cost", "load", "middleware", "outage", "requests", "soak")
 
 
 def main(arguments: list[str]) -> int:

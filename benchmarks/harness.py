@@ -160,7 +160,7 @@ class Bar:
         return self.value >= self.limit if self.least else self.value <= self.limit
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({'≥' if self.least else '≤'} {self.limit:g} {'✓' if self.holds else '✗'})"
+        return f"{shown(self.value)} ({'≥' if self.least else '≤'} {self.limit:g} {'✓' if self.holds else '✗'})"
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,12 @@ import pytest
 from botocore.exceptions import ClientError
 from starlette.types import Receive, Scope, Send
 
-from benchmarks import load, middleware, requests, soak, stub
+from benchmarks import cost, load, middleware, requests, soak, stub
+from benchmarks.__main__ import BENCHMARKS
 from benchmarks.harness import Report, call, percentile
 from benchmarks.middleware import use
 from benchmarks.soak import MEBIBYTE, Sample, leaks, quarters
-from dynamodb_sessions import DynamoDBStore, MemoryStore
+from dynamodb_sessions import DynamoDBStore, MemoryStore, table
 from dynamodb_sessions.store import Changes, Record, SessionStore
 
 pytestmark = pytest.mark.anyio
@@ -54,14 +56,7 @@ def tables(printed: str) -> Tables:
 def test_without_a_name_they_are_listed() -> None:
     status, printed = run()
     assert status == 0
-    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == [
-        "cold_start",
-        "load",
-        "middleware",
-        "outage",
-        "requests",
-        "soak",
-    ]
+    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == list(BENCHMARKS)
 
 
 def test_one_that_does_not_exist_is_refused() -> None:
@@ -334,3 +329,60 @@ async def test_requests_reads_what_there_is(stub_url: str) -> None:
     browser = requests.Browser(middleware.app)
     with pytest.raises(KeyError):
         await browser.read()
+
+
+def test_cost() -> None:
+    status, printed = run("cost", "--tiny")
+    (rows,) = tables(printed)
+    assert status == 0
+    dollars = {(row["traffic"], row["sessions"]): float(row["$ / million requests"]) for row in rows}
+    for shape in cost.SHAPES:
+        costs = [dollars[shape.name, name] for name in (cost.EVENTUAL, cost.OURS, cost.WRITES, cost.TOUCHES)]
+        assert costs == [0.0] * 4 if shape.name == "anonymous" else sorted(costs[:3]) == costs[:3]
+
+
+def test_cost_charges_what_the_engine_does(dynamodb_local_url: str) -> None:
+    engine = boto3.client("dynamodb", endpoint_url=dynamodb_local_url, region_name="us-east-1")
+    name, meter = f"cost-{uuid.uuid4()}", cost.Meter()
+    table.create(engine, name)
+    short = {"session_id": {"S": "short"}, "ttl": {"N": "1800"}, "user_data": {"M": {"ä": {"S": "x" * 960}}}}
+    long = {"session_id": {"S": "long"}, "user_data": {"M": {"a": {"S": "x" * 4_050}}}}
+    key = {"Key": {"session_id": {"S": "long"}}}
+    shrink = {
+        "UpdateExpression": "SET #d.#a = :a",
+        "ExpressionAttributeNames": {"#d": "user_data", "#a": "a"},
+        "ExpressionAttributeValues": {":a": {"S": "y"}},
+    }
+    before = 0.0
+    for operation, request in (
+        ("put_item", {"Item": short}),
+        ("put_item", {"Item": {**short, "ttl": {"N": "123456"}}}),
+        ("put_item", {"Item": long}),
+        ("get_item", {**key, "ConsistentRead": True}),
+        ("get_item", key),
+        ("get_item", {"Key": {"session_id": {"S": "none"}}}),
+        ("update_item", {**key, **shrink}),
+        ("update_item", {**key, **shrink}),
+        ("delete_item", {"Key": {"session_id": {"S": "short"}}}),
+        ("delete_item", {"Key": {"session_id": {"S": "none"}}}),
+    ):
+        answer = getattr(engine, operation)(TableName=name, **request, ReturnConsumedCapacity="TOTAL")
+        with cost.clock() as now:
+            now[0] += 10 if operation == "get_item" else 0
+            getattr(meter, operation)(TableName="sessions", **request)
+        consumed = answer["ConsumedCapacity"]["CapacityUnits"]
+        assert meter.reads + meter.writes - before == consumed, (operation, request)
+        before = meter.reads + meter.writes
+    engine.delete_table(TableName=name)
+
+
+def test_a_read_may_miss_what_was_written_in_the_same_second() -> None:
+    meter = cost.Meter()
+    meter.put_item(TableName="sessions", Item={"session_id": {"S": "x"}})
+    with cost.clock() as now:
+        meter.put_item(TableName="sessions", Item={"session_id": {"S": "x"}, "a": {"S": "1"}})
+        get = partial(meter.get_item, TableName="sessions", Key={"session_id": {"S": "x"}})
+        assert "a" not in get()["Item"]
+        assert "a" in get(ConsistentRead=True)["Item"]
+        now[0] += 1
+        assert "a" in get()["Item"]
