@@ -96,7 +96,7 @@ def test_a_thread_that_waits_for_the_answer_has_given_up_its_turn(
 
 def test_a_call_that_fails_gives_up_its_turn(store: DynamoDBStore) -> None:
     with pytest.raises(ConfigurationError):
-        get(store, key=1)
+        get(store, key="")
     assert others_turn(store)
 
 

@@ -6,12 +6,13 @@ it. Only this module imports aiodynamo and aiohttp, and nothing imports it befor
 """
 
 import asyncio
+import functools
 import json
 import random
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -29,7 +30,6 @@ from dynamodb_sessions.discretion import discreet
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
 
 _MAX_ATTEMPTS = 2
-_LONGEST_PAUSE = 0.1
 _OK = 200
 _SERVER_ERROR = 500
 
@@ -50,9 +50,9 @@ class AsyncDoor:
         if client is not None:
             region_name, endpoint_url = client.region, None if client.endpoint is None else str(client.endpoint)
         self._boto3 = Boto3Door(region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
-        # For connecting, and for every wait of an answer.
-        patience = min(1.0, timeout / 5)
-        self._patience = aiohttp.ClientTimeout(total=None, sock_connect=patience, sock_read=patience)
+        # Both attempts, and the pause between them, are over before the deadline is.
+        self._patience = aiohttp.ClientTimeout(total=min(2.0, timeout * 0.4))
+        self._attempts = _Twice(longest_pause=min(0.1, timeout * 0.1))
         discretion.install()
 
     @property
@@ -61,18 +61,28 @@ class AsyncDoor:
         return self._boto3.client
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call, named as boto3 names it. Raises what `Boto3Door.call` raises."""
-        pool = await _Pool.of_this_loop()
+        """Make one call in this event loop."""
+        try:
+            pool = _pools[asyncio.get_running_loop()]
+        except (KeyError, RuntimeError):
+            pool = await _Pool.of_this_loop()
         exchange = _Exchange(pool.session, self._patience)
-        client = replace(self._configured(), http=exchange, throttle_config=_TWICE)
-        action = operation.title().replace("_", "")
         try:
             with discreet():
-                async with asyncio.timeout(self.timeout) as deadline, pool.slots:
-                    return await client.send_request(action=action, payload=parameters)
+                if self._is_ready() and not pool.slots.locked():
+                    async with pool.slots:
+                        return await self._send(exchange, operation, parameters)
+                async with asyncio.timeout(self.timeout), pool.slots:
+                    return await self._send(exchange, operation, parameters)
+        except TimeoutError:
+            if not exchange.attempts:
+                raise NotAsked(
+                    f"more than {MAX_CONCURRENT_CALLS} calls at once: this one's turn did not come"
+                ) from None
+            raise StoreUnavailable(f"DynamoDB did not answer within {self.timeout:g} s") from None
+        except SessionError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
-            if deadline.expired():
-                raise self._too_late(exchange) from None
             # Without its cause, which may quote the request.
             raise exchange.translate(error) from None
 
@@ -81,16 +91,23 @@ class AsyncDoor:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, self.call(operation, **parameters)).result()
 
-    def _too_late(self, exchange: "_Exchange") -> StoreUnavailable:
-        if not exchange.attempts:
-            return NotAsked(f"more than {MAX_CONCURRENT_CALLS} calls at once: this one's turn did not come")
-        return StoreUnavailable(f"DynamoDB did not answer within {self.timeout:g} s")
+    def _is_ready(self) -> bool:
+        """Whether there is nothing to wait for but DynamoDB itself, which has a deadline of its own."""
+        credentials = None if self._given is None else self._given.credentials
+        return isinstance(credentials, _Boto3Credentials) and credentials.are_fresh()
 
-    def _configured(self) -> Client:
-        if self._given is None:
+    async def _send(self, exchange: "_Exchange", operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        given = self._given
+        if given is None:
             meta = self._boto3.client.meta
-            self._given = Client(_nowhere, _Boto3Credentials(), meta.region_name, URL(meta.endpoint_url))
-        return self._given
+            given = self._given = Client(exchange, _Boto3Credentials(), meta.region_name, URL(meta.endpoint_url))
+        client = Client(exchange, given.credentials, given.region, given.endpoint, throttle_config=self._attempts)
+        return await client.send_request(action=_action(operation), payload=parameters)
+
+
+@functools.cache
+def _action(operation: str) -> str:
+    return operation.title().replace("_", "")
 
 
 class _Pool:
@@ -191,11 +208,12 @@ class _Boto3Credentials(Credentials):
     def __init__(self) -> None:
         self._found: Any = None
 
+    def are_fresh(self) -> bool:
+        """Whether they need not be looked for, nor renewed, which may take a while."""
+        return self._found is not None and not getattr(self._found, "refresh_needed", bool)()
+
     async def get_key(self, http: HttpImplementation) -> Key | None:  # noqa: ARG002
-        found = self._found
-        if found is None or getattr(found, "refresh_needed", bool)():
-            return await asyncio.to_thread(self._read)
-        return _key(found)
+        return _key(self._found) if self.are_fresh() else await asyncio.to_thread(self._read)
 
     def invalidate(self) -> bool:
         return False
@@ -215,9 +233,10 @@ def _key(credentials: Any) -> Key:
 
 
 class _Attempts:
-    """Lets a call be made, and made again after a pause."""
+    """Lets a call be made, and made again after a pause of at most so many seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_pause: float) -> None:
+        self._longest_pause = longest_pause
         self._made = 0
 
     def __aiter__(self) -> AsyncIterator[None]:
@@ -227,20 +246,16 @@ class _Attempts:
         if self._made == _MAX_ATTEMPTS:
             raise RetryTimeout
         if self._made:
-            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - it only spreads the retries
+            await asyncio.sleep(random.uniform(0, self._longest_pause))  # noqa: S311 - it only spreads the retries
         self._made += 1
 
 
+@dataclass(frozen=True)
 class _Twice(RetryConfig):
+    longest_pause: float = 0.1
+
     def delays(self) -> list[float]:
         return []
 
     def attempts(self) -> AsyncIterator[None]:
-        return _Attempts()
-
-
-_TWICE = _Twice()
-
-
-async def _nowhere(_: Request) -> Response:
-    raise NotImplementedError
+        return _Attempts(self.longest_pause)

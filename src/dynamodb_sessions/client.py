@@ -192,6 +192,10 @@ class Boto3Door:
             retries={"mode": "legacy", "total_max_attempts": 2},
             max_pool_connections=MAX_CONCURRENT_CALLS,
             tcp_keepalive=True,
+            # What is sent is made here, and DynamoDB checks it.
+            parameter_validation=False,
+            # Put together anew for every request, it takes longer than signing does.
+            user_agent=f"Boto3/{boto3.__version__} dynamodb-sessions",
         )
         # Lambda and containers set AWS_REGION; boto3 reads only AWS_DEFAULT_REGION.
         region_name = self._region_name or os.environ.get("AWS_REGION") or None

@@ -35,6 +35,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_raw_decode = _decoder.raw_decode
 
 
 def encode(value: Any) -> str:
@@ -66,17 +67,21 @@ def encode_item(key: object, value: Any) -> str:
 
 def decode(encoded: str) -> Any:
     """Return the value of a stored string. Raises ValueError or RecursionError if it is not JSON."""
-    try:
-        value, end = _decoder.raw_decode(encoded)
-    except ValueError:
-        end = -1
-    # What has white space around it is another writer's; looking for it takes longer than a short value does.
-    return value if end == len(encoded) else _decoder.decode(encoded)
+    return _decoder.decode(encoded)
 
 
 def decode_items(items: Mapping[str, str]) -> dict[str, Any]:
     """Return every entry decoded. Raises ValueError or RecursionError if one is not JSON."""
-    return {key: decode(encoded) for key, encoded in items.items()}
+    decoded = {}
+    for key, encoded in items.items():
+        try:
+            decoded[key], end = _raw_decode(encoded)
+        except ValueError:
+            end = -1
+        # What has white space around it is another writer's; looking for it takes longer than a short value does.
+        if end != len(encoded):
+            decoded[key] = decode(encoded)
+    return decoded
 
 
 def same(encoded: str, stored: str) -> bool:

@@ -5,8 +5,6 @@ are none of our business and stay as they are.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 _LOGGERS = ("aiodynamo", "botocore", "urllib3")
@@ -14,14 +12,14 @@ _LOGGERS = ("aiodynamo", "botocore", "urllib3")
 _is_ours = ContextVar("_is_ours", default=False)
 
 
-@contextmanager
-def discreet() -> Iterator[None]:
+class discreet:  # noqa: N801 - a context manager
     """Keep what is done in this block, in this thread or task, out of the SDK's log lines."""
-    token = _is_ours.set(True)
-    try:
-        yield
-    finally:
-        _is_ours.reset(token)
+
+    def __enter__(self) -> None:
+        self._token = _is_ours.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        _is_ours.reset(self._token)
 
 
 def _withhold(record: logging.LogRecord) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import random
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -397,15 +398,19 @@ class DynamoDBStore:
 
     async def _retry_contended(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make a call again while another transaction holds the item: the SDK does not."""
-        with self._deadline():
-            for attempt in range(_ATTEMPTS):
+        begun = time.monotonic()
+        with contextlib.suppress(Contended):
+            return await self._call(operation, **parameters)
+        with self._deadline(since=begun):
+            for attempt in range(1, _ATTEMPTS):
                 await _pause(attempt)
                 with contextlib.suppress(Contended):
                     return await self._call(operation, **parameters)
         raise StoreUnavailable("other transactions keep holding the session")
 
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        await self._prepare()
+        if self._create_table and not self._answered:
+            await self._prepare()
         self._breaker.check()
         if counts_capacity():
             parameters["ReturnConsumedCapacity"] = "TOTAL"
@@ -425,17 +430,18 @@ class DynamoDBStore:
         return answer
 
     @contextmanager
-    def _deadline(self) -> Iterator[None]:
+    def _deadline(self, *, since: float | None = None) -> Iterator[None]:
         """End an operation of several calls soon after the deadline of one: a call that hangs is told first."""
+        spent = 0.0 if since is None else time.monotonic() - since
         try:
-            with anyio.fail_after(self._door.timeout * 1.05):
+            with anyio.fail_after(self._door.timeout * 1.05 - spent):
                 yield
         except TimeoutError:
             raise StoreUnavailable(f"DynamoDB was not done within {self._door.timeout:g} s") from None
 
     async def _prepare(self) -> None:
-        """Create the table, if that is wanted, before its first use."""
-        if self._create_table and not self._answered and not await in_thread(self.probe, timeout=_CREATE_TABLE_TIMEOUT):
+        """Create the table before its first use."""
+        if not await in_thread(self.probe, timeout=_CREATE_TABLE_TIMEOUT):
             raise self.probe_error or StoreUnavailable("DynamoDB did not answer")
 
 

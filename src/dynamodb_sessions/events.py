@@ -4,7 +4,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +63,9 @@ def check_on_event(on_event: OnEvent | None) -> None:
         raise ConfigurationError(f"on_event={on_event!r} must be a function, and not an async one")
 
 
+_UNOBSERVED = nullcontext[dict[str, Any]]({})
+
+
 class ObservedStore:
     """A store whose operations are told to `on_event`, and to the log at DEBUG."""
 
@@ -100,11 +103,13 @@ class ObservedStore:
             ending["outcome"] = "ok" if deleted else "gone"
         return deleted
 
-    @contextmanager
-    def _observe(self, name: str, session_id: str) -> Iterator[dict[str, Any]]:
+    def _observe(self, name: str, session_id: str) -> AbstractContextManager[dict[str, Any]]:
         if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):
-            yield {}
-            return
+            return _UNOBSERVED
+        return self._observing(name, session_id)
+
+    @contextmanager
+    def _observing(self, name: str, session_id: str) -> Iterator[dict[str, Any]]:
         ending = {"outcome": "cancelled"}
         units: list[float] = []
         token = _capacity.set(units)

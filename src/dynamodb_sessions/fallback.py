@@ -86,7 +86,8 @@ class FallbackStore:
         await self._is_primary()
 
     async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
-        store = await self._store_of(session_id, now)
+        nothing_to_move = self._initialised and not self.memory
+        store = self.primary if nothing_to_move else await self._store_of(session_id, now)
         return await store.load(session_id, now=now, min_version=min_version)
 
     async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:

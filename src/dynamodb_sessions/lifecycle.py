@@ -45,14 +45,14 @@ class Lifetimes:
         check_seconds("max_age", self.max_age)
         check_seconds("absolute_max_age", self.absolute_max_age)
         check_seconds("touch_after", self.touch_after, minimum=0)
-        if self.touch_after is not None and self.touch_after >= self._idle(None):
+        if self.touch_after is not None and self.touch_after >= (self.max_age or BROWSER_SESSION_AGE):
             raise ConfigurationError(
                 f"touch_after={self.touch_after} must be less than max_age, or sessions end in use"
             )
 
     def expires_at(self, now: int, *, created_at: int, own: int | None) -> int:
         """Return when a session used now expires; `own` is its own idle timeout, if it has one."""
-        idle = now + self._idle(own)
+        idle = now + (own or self.max_age or BROWSER_SESSION_AGE)
         return idle if self.absolute_max_age is None else min(idle, created_at + self.absolute_max_age)
 
     def is_over(self, record: Record, now: int) -> bool:
@@ -61,7 +61,7 @@ class Lifetimes:
 
     def wants_touch(self, record: Record, expires_at: int) -> bool:
         """Whether a session that was only read gains enough to be worth a write."""
-        idle = self._idle(record.max_age)
+        idle = record.max_age or self.max_age or BROWSER_SESSION_AGE
         step = self.touch_after
         if step is None or step >= idle:
             step = -(-idle // _TOUCHES_PER_LIFETIME)
@@ -70,9 +70,6 @@ class Lifetimes:
     def cookie_max_age(self, record: Record, now: int) -> int | None:
         """Return the seconds the browser is to keep the cookie; None: until it closes."""
         return None if self.max_age is None and record.max_age is None else record.expires_at - now
-
-    def _idle(self, own: int | None) -> int:
-        return own or self.max_age or BROWSER_SESSION_AGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +150,7 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
         new = Record(session.id, to_set, now, expires_at, owner=session.owner, max_age=session.max_age)
         return Create(new, replaces=gone if session.cleared or session.rotates else None)
 
-    to_set, to_remove = session.delta() if session.accessed else ({}, frozenset())
+    to_set, to_remove = session.delta() if session.may_differ else ({}, frozenset())
     expires_at = lifetimes.expires_at(now, created_at=record.created_at, own=session.max_age)
     if session.new_owner is None:
         if to_remove and not dict.__len__(session):
@@ -257,7 +254,7 @@ async def open_session(
 
     one_at_a_time = anyio.Lock()
 
-    async def save() -> bool:
+    async def save(session: Session) -> bool:
         with anyio.CancelScope(shield=True):
             async with one_at_a_time:
                 kept = await commit(store, session, decide(session, lifetimes, clock()))
@@ -265,6 +262,6 @@ async def open_session(
 
     session.attach(save, store if isinstance(store, OwnerStore) else None)
     yield session
-    await save()
+    await save(session)
     if session.ended and session.modified:
         raise SessionError(f"session {short(session_id)} was deleted while it was open: its changes are dropped")

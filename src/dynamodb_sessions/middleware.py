@@ -98,6 +98,7 @@ class DynamoDBSessionMiddleware:
             store = settings.store_from_environment()
         if isinstance(store, ProbedStore):
             store = FallbackStore(store, MemoryStore() if fallback == "memory" else None)
+        self.fallback = store if isinstance(store, FallbackStore) else None
         self.store: SessionStore = store
         self.owners = store if isinstance(store, OwnerStore) else None
         self.observed = ObservedStore(store, on_event)
@@ -107,8 +108,8 @@ class DynamoDBSessionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
             await _Exchange(self, scope, receive, send).run()
-        elif scope["type"] == "lifespan" and isinstance(self.store, FallbackStore):
-            await self._start(self.store, scope, receive, send)
+        elif scope["type"] == "lifespan" and self.fallback is not None:
+            await self._start(self.fallback, scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -161,14 +162,26 @@ class _Exchange:
 
     def __init__(self, middleware: DynamoDBSessionMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._middleware = middleware
-        self._scope = scope
+        self._scope: Any = scope
+        self._session: Any = None
+        self._is_secure = scope.get("scheme") in ("https", "wss")
         self._receive = receive
         self._send = send
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            # The session may be held for longer, and holds on to this: what it has no use for any more must not come
+            # back to it, or each request would be left for the garbage collector.
+            self._refused = True
+            self._receive, self._send = _gone, _ignored
+            self._scope = self._session = None
+
+    async def _run(self) -> None:
         middleware = self._middleware
-        if isinstance(middleware.store, FallbackStore):
-            await middleware.store.initialise()
+        if middleware.fallback is not None and not middleware.fallback.is_initialised:
+            await middleware.fallback.initialise()
         tickets = middleware.cookie.read(self._scope["headers"])
         try:
             session = await self._load(tickets) if tickets or middleware.imports is not None else Session()
@@ -181,12 +194,13 @@ class _Exchange:
             await middleware.app(self._scope, self._watch, self._respond)
         except BaseException as error:
             gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
-            await self._finish(failed=self._failed or not gone)
-            if not isinstance(error, StoreUnavailable) or self._session.late:
+            await self._finish(session, failed=self._failed or not gone)
+            if not isinstance(error, StoreUnavailable) or session.late:
                 raise
             await self._refuse("saved", error)
         else:
-            await self._finish(failed=self._failed)
+            if session.may_differ or self._refresh:
+                await self._finish(session, failed=self._failed)
 
     async def _load(self, tickets: Sequence[Ticket]) -> Session:
         imports = self._middleware.imports
@@ -219,8 +233,8 @@ class _Exchange:
         Not of a browser that has been here, not even after its session has ended. And not while memory stands in for
         DynamoDB, which alone knows whether it has been adopted before, and has ended.
         """
-        store = self._middleware.store
-        return not tickets and (not isinstance(store, FallbackStore) or store.is_initialised)
+        fallback = self._middleware.fallback
+        return not tickets and (fallback is None or fallback.is_initialised)
 
     async def _watch(self) -> Message:
         message = await self._receive()
@@ -231,74 +245,76 @@ class _Exchange:
     async def _respond(self, message: Message) -> None:
         if self._refused:
             return
-        if not self._session.late and message["type"] in _STARTS:
+        session = self._session
+        if not session.late and message["type"] in _STARTS:
             # A websocket that is closed instead of accepted has no headers to carry a cookie.
-            self._session.late = message["type"] == "websocket.close"
+            session.late = message["type"] == "websocket.close"
             self._failed = message.get("status", 200) >= _SERVER_ERROR
-            try:
-                await self._commit(failed=self._failed)
-            except _OUTAGE as error:
-                await self._refuse("saved", error)
-                return
-            self._session.late = True
-            if message["type"] != "websocket.close" and (
-                self._session.accessed or self._set_cookie is not None or self._superseded
-            ):
-                self._add_headers(message)
+            if session.accessed or self._refresh:
+                try:
+                    await self._commit(session, failed=self._failed)
+                except _OUTAGE as error:
+                    await self._refuse("saved", error)
+                    return
+            session.late = True
+            accessed, session.accessed = session.accessed, False
+            if message["type"] != "websocket.close" and (accessed or self._set_cookie is not None or self._superseded):
+                self._add_headers(message, accessed=accessed)
         elif message.get("more_body"):
             self._streaming = True
         elif self._streaming and message["type"] == "http.response.body":
             # Before the end of the stream, so that the same browser's next request sees what it has changed.
-            await self._finish(failed=self._failed)
+            await self._finish(session, failed=self._failed)
         try:
             await self._send(message)
         except OSError:
             self._disconnected = True
             raise
 
-    def _add_headers(self, message: Message) -> None:
-        message.setdefault("headers", [])
-        headers = MutableHeaders(scope=message)
-        if self._session.accessed:
-            headers.add_vary_header("Cookie")
+    def _add_headers(self, message: Message, *, accessed: bool) -> None:
+        headers = message["headers"] = list(message.get("headers", ()))
+        if accessed:
+            if any(name.lower() == b"vary" for name, _ in headers):
+                MutableHeaders(raw=headers).add_vary_header("Cookie")
+            else:
+                headers.append((b"vary", b"Cookie"))
         cookie, imports = self._middleware.cookie, self._middleware.imports
         cookies = [] if self._set_cookie is None else [self._set_cookie]
         if imports is not None and imports.name != cookie.name and (self._superseded or (self._adopted and cookies)):
             cookies.append(cookie.expire(secure=self._is_secure, name=imports.name))
-        for value in cookies:
-            headers.append("Set-Cookie", value)
-            headers.setdefault("Cache-Control", "no-store")
+        headers.extend((b"set-cookie", value.encode("latin-1")) for value in cookies)
+        if cookies and not any(name.lower() == b"cache-control" for name, _ in headers):
+            headers.append((b"cache-control", b"no-store"))
 
-    async def _save(self) -> bool:
-        return await self._commit(failed=False)
+    async def _save(self, session: Session) -> bool:
+        return await self._commit(session, failed=False)
 
-    async def _commit(self, *, failed: bool) -> bool:
+    async def _commit(self, session: Session, *, failed: bool) -> bool:
         """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
 
         One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
         cut a save in half; the store's own deadline ends it.
         """
-        if not self._session.accessed and not self._refresh:
-            return not self._session.ended
+        if not session.may_differ and not self._refresh:
+            return not session.ended
         if self._committed is not None:
             with anyio.CancelScope(shield=True):
                 while self._committed is not None:
                     await self._committed.wait()
         now = lifecycle.clock()
-        action = lifecycle.decide(self._session, self._middleware.lifetimes, now, failed=failed, refresh=self._refresh)
+        action = lifecycle.decide(session, self._middleware.lifetimes, now, failed=failed, refresh=self._refresh)
         if isinstance(action, Nothing):
-            return not self._session.ended
+            return not session.ended
         self._committed = anyio.Event()
         try:
             with anyio.CancelScope(shield=True):
-                kept = await self._commit_alone(action, now)
+                kept = await self._commit_alone(session, action, now)
         finally:
             self._committed.set()
             self._committed = None
         return kept
 
-    async def _commit_alone(self, action: lifecycle.Action, now: int) -> bool:
-        session = self._session
+    async def _commit_alone(self, session: Session, action: lifecycle.Action, now: int) -> bool:
         if isinstance(action, Create) and session.late:
             logger.warning(
                 "the response has started, so a new session cannot be given to the browser: it is not stored"
@@ -342,14 +358,10 @@ class _Exchange:
         except _OUTAGE as error:
             logger.error("an owner's sessions could not be counted, and may be more than %d: %s", maximum, error)
 
-    @property
-    def _is_secure(self) -> bool:
-        return self._scope.get("scheme") in ("https", "wss")
-
-    async def _finish(self, *, failed: bool) -> None:
+    async def _finish(self, session: Session, *, failed: bool) -> None:
         """Save what changed after the response had started, or, if none ever did, honour a logout."""
         try:
-            await self._commit(failed=failed or self._refused or not self._session.late)
+            await self._commit(session, failed=failed or self._refused or not session.late)
         except _OUTAGE as error:
             # Nobody is left to be told: the response is on its way, or is an error already.
             logger.error("a session could not be saved after its response had started, or failed: %s", error)
@@ -365,6 +377,14 @@ class _Exchange:
             "Service Unavailable", 503, {"Retry-After": _RETRY_AFTER, "Cache-Control": "no-store"}
         )
         await response(self._scope, self._receive, self._send)
+
+
+async def _gone() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _ignored(_: Message) -> None:
+    pass
 
 
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start", "websocket.close"))

@@ -1,7 +1,7 @@
 """Session: the dict a handler holds. It knows what changed since it was loaded, and decides nothing."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from dynamodb_sessions.codec import encode, encode_item, encode_items, same
@@ -25,7 +25,7 @@ class Session(dict[str, Any]):
     """
 
     accessed = False
-    """Whether anything was read or written."""
+    """Whether anything was read or written, since the response started if it has."""
     cleared = False
     """Whether `clear()` was called: nothing of what was stored is to stay."""
     rotates = False
@@ -37,18 +37,20 @@ class Session(dict[str, Any]):
     record: Record | None = None
     fixed_id: str | None = None
     presented_id: str | None = None
+    new_owner: str | None = None
+    """The owner bound since the last commit, if any."""
+    new_max_age: int | None = None
+    """The lifetime set since the last commit, as `Changes` has it."""
+    asked = 0
+    """Grows with every `clear`, `regenerate`, `bind` and `set_max_age`: a commit settles only what it knew of."""
     _new_id: str | None = None
-    _new_owner: str | None = None
-    _new_max_age: int | None = None
-    _asked = 0
-    """How often the session was asked for more than content: a commit settles only what it knew of."""
     _handed_out: set[str] | None = None
-    """Keys that were set, or whose value was given away and can be changed: all that a commit has to compare."""
+    """Keys that were set or removed, or whose value was given away and can be changed: all a commit has to compare."""
     _all_handed_out = False
     _store: OwnerStore | None = None
     stored_version = 0
     """The version that the last commit left."""
-    _save: Callable[[], Awaitable[bool]] | None = None
+    _save: Callable[["Session"], Awaitable[bool]] | None = None
 
     def __init__(
         self,
@@ -96,13 +98,13 @@ class Session(dict[str, Any]):
     @property
     def owner(self) -> str | None:
         """Who the session is bound to."""
-        return self._new_owner or (None if self.record is None or self.cleared else self.record.owner)
+        return self.new_owner or (None if self.record is None or self.cleared else self.record.owner)
 
     @property
     def max_age(self) -> int | None:
         """The session's own idle lifetime in seconds; None: the middleware's."""
-        if self._new_max_age is not None:
-            return self._new_max_age or None
+        if self.new_max_age is not None:
+            return self.new_max_age or None
         return None if self.record is None or self.cleared else self.record.max_age
 
     @property
@@ -118,7 +120,7 @@ class Session(dict[str, Any]):
     @property
     def modified(self) -> bool:
         """Whether the content differs from what is stored, however deep: `session["cart"].append(x)` counts."""
-        if self.cleared or self.rotates or self._new_owner is not None or self._new_max_age is not None:
+        if self.cleared or self.rotates or self.new_owner is not None or self.new_max_age is not None:
             return True
         try:
             to_set, to_remove = self.delta()
@@ -155,7 +157,7 @@ class Session(dict[str, Any]):
         if self.fixed_id is None:
             self.regenerate()
         self._ask()
-        self._new_owner = owner
+        self.new_owner = owner
 
     def set_max_age(self, seconds: int | None) -> None:
         """Give this session its own idle lifetime ("remember me"); None gives it back the middleware's.
@@ -164,7 +166,7 @@ class Session(dict[str, Any]):
         """
         check_seconds("max_age", seconds)
         self._ask()
-        self._new_max_age = seconds or 0
+        self.new_max_age = seconds or 0
 
     async def save(self) -> bool:
         """Store the changes now instead of at the end. False if the session was ended meanwhile: nothing is stored.
@@ -174,7 +176,7 @@ class Session(dict[str, Any]):
         """
         if self._save is None:
             raise SessionError("this session belongs to no request and no store")
-        return await self._save()
+        return await self._save(self)
 
     # What the rest of the package asks and tells.
 
@@ -185,46 +187,45 @@ class Session(dict[str, Any]):
         """
         stored = {} if self.record is None or self.cleared else self.record.data
         if not stored:
-            return encode_items(dict(dict.items(self))), frozenset()
-        to_set = {}
-        added = 0
-        # In lists: a sync endpoint's thread may still hold the session.
-        for key in list(dict.keys(self)) if self._all_handed_out else list(self._handed_out or ()):
+            return encode_items(dict(dict.items(self))), _NOTHING
+        # A list: a sync endpoint's thread may still hold the session.
+        keys = list(dict.keys(self)) if self._all_handed_out else list(self._handed_out or ())
+        to_set = {} if self._are_as_stored(keys, stored) else self._changed(keys, stored)
+        if dict.__len__(self) == len(stored) + (sum(key not in stored for key in to_set) if to_set else 0):
+            return to_set, _NOTHING
+        return to_set, frozenset(key for key in stored if not dict.__contains__(self, key))
+
+    def _are_as_stored(self, keys: list[str], stored: Mapping[str, str]) -> bool:
+        """Whether all these entries are what is stored, asked in one go: the usual answer is yes."""
+        if not keys:
+            return True
+        try:
+            values = encode([dict.__getitem__(self, key) for key in keys])
+            return values == f"[{','.join([stored[key] for key in keys])}]"
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return False
+
+    def _changed(self, keys: list[str], stored: Mapping[str, str]) -> dict[str, str]:
+        """Return those of the entries that are not what is stored, encoded."""
+        changed = {}
+        for key in keys:
             try:
                 value = dict.__getitem__(self, key)
             except KeyError:
                 continue
-            before = stored.get(key)
-            added += before is None
-            try:
-                unchanged = before is not None and same(encode(value), before)
-            except (TypeError, ValueError, RecursionError):
-                unchanged = False
-            if not unchanged:
-                to_set[key] = encode_item(key, value)
-        if dict.__len__(self) == len(stored) + added:
-            return to_set, frozenset()
-        return to_set, frozenset(key for key in stored if not dict.__contains__(self, key))
+            if not _is_as_stored(value, stored.get(key)):
+                changed[key] = encode_item(key, value)
+        return changed
 
     @property
-    def new_owner(self) -> str | None:
-        """The owner bound since the last commit, if any."""
-        return self._new_owner
+    def may_differ(self) -> bool:
+        """Whether the content may have changed since the last commit: if not, there is nothing to compare."""
+        return self.accessed or self._all_handed_out or bool(self._handed_out)
 
-    @property
-    def new_max_age(self) -> int | None:
-        """The lifetime set since the last commit, as `Changes` has it."""
-        return self._new_max_age
-
-    def attach(self, save: Callable[[], Awaitable[bool]], store: OwnerStore | None) -> None:
+    def attach(self, save: Callable[["Session"], Awaitable[bool]], store: OwnerStore | None) -> None:
         """Say what `save` does, and where the session is kept."""
         self._save = save
         self._store = store
-
-    @property
-    def asked(self) -> int:
-        """A number that grows with every `clear`, `regenerate`, `bind` and `set_max_age`."""
-        return self._asked
 
     def settle(self, record: Record | None, *, asked: int, version: int = 0) -> None:
         """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is.
@@ -235,10 +236,10 @@ class Session(dict[str, Any]):
         self.record = record
         self.stored_version = version
         self.presented_id = None
-        if asked == self._asked:
+        if asked == self.asked:
             self.cleared = self.rotates = self.ended = False
             self._new_id = self.fixed_id
-            self._new_owner = self._new_max_age = None
+            self.new_owner = self.new_max_age = None
 
     def mark_accessed(self) -> None:
         """Called by Starlette's `request.session`."""
@@ -258,7 +259,7 @@ class Session(dict[str, Any]):
             self.cleared = True
             self.rotates = False
             self._new_id = None
-            self._new_owner = self._new_max_age = None
+            self.new_owner = self.new_max_age = None
         super().clear()
 
     def __reduce__(self) -> tuple[type["Session"], tuple[dict[str, Any]]]:
@@ -268,7 +269,7 @@ class Session(dict[str, Any]):
 
     def _ask(self) -> None:
         self.accessed = True
-        self._asked += 1
+        self.asked += 1
 
     def __getitem__(self, key: str) -> Any:
         self.accessed = True
@@ -296,6 +297,17 @@ class Session(dict[str, Any]):
         self._hand_out(key)
         super().__setitem__(key, value)
 
+    def __delitem__(self, key: str) -> None:
+        self.accessed = True
+        self._hand_out(key)
+        super().__delitem__(key)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """As dict's."""
+        self.accessed = True
+        self._hand_out(key)
+        return super().pop(key, *default)
+
     def _hand_out(self, key: str) -> None:
         if self._handed_out is None:
             self._handed_out = {key}
@@ -303,6 +315,14 @@ class Session(dict[str, Any]):
             self._handed_out.add(key)
 
 
+def _is_as_stored(value: Any, stored: str | None) -> bool:
+    try:
+        return stored is not None and same(encode(value), stored)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+_NOTHING = frozenset[str]()
 _CONSTANTS = frozenset((str, int, float, bool, type(None)))
 
 
@@ -323,8 +343,8 @@ def _marking(name: str, *, hands_out: bool) -> Callable[..., Any]:
 
 # Every way into a dict tells that the response depends on the session, `in` and `len` included.
 for _name in (
-    *("__contains__", "__delitem__", "__eq__", "__iter__", "__len__", "__ne__", "__repr__", "__reversed__"),
-    *("keys", "pop"),
+    *("__contains__", "__eq__", "__iter__", "__len__", "__ne__", "__repr__", "__reversed__"),
+    "keys",
 ):
     setattr(Session, _name, _marking(_name, hands_out=False))
 for _name in ("__ior__", "__or__", "__ror__", "copy", "items", "popitem", "update", "values"):
