@@ -1,24 +1,85 @@
-"""`python -m benchmarks NAME [options]`: run one benchmark; without a name, list them.
+"""`python -m benchmarks [--bars]`: all that is quick, into results.json and a chart. `… NAME [options]`: one benchmark.
 
-A benchmark is a module of this package with a docstring and `main(arguments) -> exit status`.
+A benchmark is a module of this package with a docstring and `main(arguments) -> exit status`. Those with bars also have
+`run(options)`, which returns a report.
 """
 
+import argparse
 import importlib
+import json
+import platform
 import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
-BENCHMARKS = ("cold_start", "cost", "load", "middleware", "outage", "requests", "soak")
+from benchmarks import chart
+from benchmarks.harness import Report, be_nobody, closing
+
+MODULES = {"import": "import_time"}
+BENCHMARKS = ("cold_start", "cost", "growth", "import", "load", "middleware", "outage", "requests", "soak")
+QUICK = ("middleware", "requests", "cost", "growth", "import")
+PACKAGES = ("dynamodb-sessions", "starlette", "boto3", "aiodynamo", "aiohttp", "starsessions", "redis", "hiredis")
+ROOT = Path(__file__).parent.parent
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"benchmarks.{MODULES.get(name, name)}")
+
+
+def listing() -> str:
+    lines = ["python -m benchmarks [--bars] [--tiny]: all with a *", "python -m benchmarks NAME [--help]", ""]
+    for name in BENCHMARKS:
+        summary = (module(name).__doc__ or "").partition("\n")[0]
+        lines.append(f"  {name:10} {'*' if name in QUICK else ' '} {summary}")
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str | None]:
+    """Return which Python and which packages were measured."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def everything(arguments: list[str]) -> int:
+    """Run all that is quick, and keep what is found."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--bars", action="store_true", help="exit with 1 if a bar does not hold, or could not be measured"
+    )
+    parser.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results.json")
+    parser.add_argument("--chart", type=Path, default=ROOT / "docs" / "benchmarks.svg")
+    options = parser.parse_args(arguments)
+    be_nobody()
+    reports: list[Report] = []
+    for name in QUICK:
+        print(f"\n## {name}")
+        given = argparse.Namespace(rounds=1 if options.tiny else module(name).ROUNDS, tiny=options.tiny)
+        reports.append(module(name).run(given))
+    results = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "versions": versions()}
+    results |= {report.name: report.as_json() for report in reports}
+    options.results.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    options.chart.write_text(chart.draw(results))
+    print("\n## bars")
+    return max([closing(report, bars=options.bars) for report in reports])
 
 
 def main(arguments: list[str]) -> int:
-    name, *rest = arguments or [""]
+    name = arguments[0] if arguments else ""
     if name in BENCHMARKS:
-        status: int = importlib.import_module(f"benchmarks.{name}").main(rest)
+        status: int = module(name).main(arguments[1:])
         return status
-    print("python -m benchmarks NAME [--help]\n")
-    for each in BENCHMARKS:
-        summary = (importlib.import_module(f"benchmarks.{each}").__doc__ or "").partition("\n")[0]
-        print(f"  {each:10} {summary}")
-    return 0 if name in ("", "-h", "--help") else 2
+    if name in ("--help", "-h") or name[:1] not in ("", "-"):
+        print(listing())
+        return 0 if name[:1] == "-" else 2
+    return everything(arguments)
 
 
 if __name__ == "__main__":

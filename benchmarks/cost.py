@@ -39,6 +39,7 @@ READ_UNIT, WRITE_UNIT = 4096, 1024
 OURS, EVENTUAL = "this package", "… consistent_read=False"
 TOUCHES, WRITES = "touching at every request", "writing after every response"
 LIMITS = {OURS: 0.25, EVENTUAL: 0.15}
+ROUNDS = 1
 NOW = 1_800_000_000
 
 
@@ -268,6 +269,6 @@ def run(options: argparse.Namespace) -> Report:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = options_of("cost", __doc__, rounds=1, arguments=arguments)
+    options = options_of("cost", __doc__, rounds=ROUNDS, arguments=arguments)
     be_nobody()
     return closing(run(options), bars=options.bars)

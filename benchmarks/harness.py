@@ -205,14 +205,14 @@ def shown(cell: object) -> str:
 
 
 def closing(report: Report, *, bars: bool) -> int:
-    """Say which bars do not hold. Returns the exit status: 1 if that is to count."""
+    """Say which bars do not hold, and what has none. Returns the exit status: 1 if that is to count."""
     failed = [bar for bar in report.bars if not bar.holds]
     print(f"{report.name}: {len(report.bars) - len(failed)} of {len(report.bars)} bars hold")
     for bar in failed:
         print(f"  ✗ {bar.figure}: {bar}")
     for what in report.missing:
         print(f"  not measured: {what}")
-    return 1 if bars and failed else 0
+    return 1 if bars and (failed or report.missing) else 0
 
 
 def paired(values: Sequence[float], others: Sequence[float]) -> float:
@@ -227,7 +227,9 @@ def options_of(name: str, about: str | None, *, rounds: int, arguments: Sequence
         "--rounds", type=int, default=rounds, help="interleaved, of which medians (default: %(default)s)"
     )
     parser.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing")
-    parser.add_argument("--bars", action="store_true", help="exit with 1 if a bar does not hold")
+    parser.add_argument(
+        "--bars", action="store_true", help="exit with 1 if a bar does not hold, or could not be measured"
+    )
     return parser.parse_args(arguments)
 
 

@@ -21,6 +21,7 @@ from benchmarks.harness import KEY, Bar, Report, a_session, be_nobody, closing, 
 from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore
 
 OURS, STARLETTE, STARSESSIONS, NONE = "this package", "Starlette's cookie", "starsessions", "no sessions"
+ROUNDS = 7
 SIZES = (500, 4_000, 40_000)
 OPERATIONS = ("anonymous", "read", "read all", "write")
 MAX_AGE = 3600
@@ -212,6 +213,6 @@ def run(options: argparse.Namespace) -> Report:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = options_of("middleware", __doc__, rounds=7, arguments=arguments)
+    options = options_of("middleware", __doc__, rounds=ROUNDS, arguments=arguments)
     be_nobody()
     return closing(run(options), bars=options.bars)

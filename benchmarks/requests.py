@@ -36,6 +36,7 @@ BOTO3, ASYNC = "this package, boto3", "this package, async"
 BARE_BOTO3, BARE_AIODYNAMO = "bare boto3 in threads", "bare aiodynamo"
 REDIS = "starsessions + Redis"
 TRAFFIC = ("read", "read-mostly")
+ROUNDS = 5
 WRITE_EVERY = 10
 SIZE = 1_000
 CONCURRENT = (1, 8, 64)
@@ -331,6 +332,6 @@ def run(options: argparse.Namespace) -> Report:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = options_of("requests", __doc__, rounds=5, arguments=arguments)
+    options = options_of("requests", __doc__, rounds=ROUNDS, arguments=arguments)
     be_nobody()
     return closing(run(options), bars=options.bars)

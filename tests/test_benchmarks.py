@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import socket
@@ -13,15 +14,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 from starlette.types import Receive, Scope, Send
 
-from benchmarks import cost, load, middleware, requests, soak, stub
-from benchmarks.__main__ import BENCHMARKS
-from benchmarks.harness import Report, call, percentile
+from benchmarks import chart, cost, growth, import_time, load, middleware, requests, soak, stub
+from benchmarks.__main__ import BENCHMARKS, QUICK
+from benchmarks.harness import Bar, Report, call, closing, percentile
 from benchmarks.middleware import use
 from benchmarks.soak import MEBIBYTE, Sample, leaks, quarters
 from dynamodb_sessions import DynamoDBStore, MemoryStore, table
@@ -53,10 +55,10 @@ def tables(printed: str) -> Tables:
     return found
 
 
-def test_without_a_name_they_are_listed() -> None:
-    status, printed = run()
+def test_they_are_listed() -> None:
+    status, printed = run("--help")
     assert status == 0
-    assert re.findall(r"^  (\w+) +\S", printed, re.MULTILINE) == list(BENCHMARKS)
+    assert re.findall(r"^  (\w+) +\*? +\S", printed, re.MULTILINE) == list(BENCHMARKS)
 
 
 def test_one_that_does_not_exist_is_refused() -> None:
@@ -260,7 +262,7 @@ def test_middleware() -> None:
     assert [row["to starsessions"] == "not installed" for row in rows] == ["NOT MEASURED" in printed] * len(rows)
     assert status == 0
     status, printed = run("middleware", "--tiny", "--rounds", "1", "--bars")
-    assert status == ("✗" in printed)
+    assert status == ("✗" in printed or "NOT MEASURED" in printed)
 
 
 def never_writes(path: str, session: dict[str, Any]) -> bytes:
@@ -386,3 +388,62 @@ def test_a_read_may_miss_what_was_written_in_the_same_second() -> None:
         assert "a" in get(ConsistentRead=True)["Item"]
         now[0] += 1
         assert "a" in get()["Item"]
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "missing", "status"),
+    [(0.9, False, "", 0), (1.1, False, "", 1), (1.1, True, "", 0), (0.9, True, "", 1), (0.9, False, "a peer", 1)],
+)
+def test_bars_decide(value: float, least: bool, missing: str, status: int) -> None:
+    report = Report("anything")
+    report.add("Figures", [{"figure": Bar("it", value, 1.0, least)}, {"figure": 5.0}])
+    if missing:
+        report.miss(missing)
+    assert closing(report, bars=True) == status
+    assert closing(report, bars=False) == 0
+
+
+def test_growth(dynamodb_local_url: str) -> None:
+    assert dynamodb_local_url
+    status, printed = run("growth", "--tiny", "--rounds", "1")
+    sizes, numbers, in_tables = tables(printed)
+    assert [row["session"] for row in sizes] == ["0.5 KB", "4 KB"]
+    assert [row["sessions"] for row in numbers] == ["10", "100"]
+    # A strong read, and a strong read and a write.
+    assert {row["capacity units"] for row in in_tables} == {"3"}
+    assert status == 0
+
+
+async def test_growth_keeps_the_store_full() -> None:
+    data = {"count": "0"}
+    store, ids = await growth.full_store(50, data)
+    before = set(ids)
+    assert set(await growth.sample_store(store, ids, data, 20)) == {"plain dict", "load", "update", "create"}
+    assert len(store) == len(ids) == 50
+    assert len(before & set(ids)) == 30
+
+
+def test_import() -> None:
+    status, printed = run("import", "--tiny", "--rounds", "1")
+    (rows,) = tables(printed)
+    assert [float(row["CPU ms"]) > 0 for row in rows] == [True, True]
+    assert status == 0
+    assert import_time.fresh("import boto3")[2]
+
+
+def test_everything_at_once(tmp_path: Path) -> None:
+    kept, drawn = tmp_path / "results.json", tmp_path / "chart.svg"
+    status, printed = run("--tiny", "--results", str(kept), "--chart", str(drawn))
+    assert status == 0
+    results = json.loads(kept.read_text())
+    assert [name for name in results if name not in ("date", "versions")] == list(QUICK)
+    for name in QUICK:
+        assert f"## {name}" in printed
+        assert results[name]["tables"]
+    assert ElementTree.fromstring(drawn.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_the_chart_is_that_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    assert (ROOT / "docs" / "benchmarks.svg").read_text() == chart.draw(results)
+    assert len(chart.panels(results)) == 5
