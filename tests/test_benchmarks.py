@@ -347,27 +347,36 @@ def test_cost_charges_what_the_engine_does(dynamodb_local_url: str) -> None:
     engine = boto3.client("dynamodb", endpoint_url=dynamodb_local_url, region_name="us-east-1")
     name, meter = f"cost-{uuid.uuid4()}", cost.Meter()
     table.create(engine, name)
-    short = {"session_id": {"S": "short"}, "ttl": {"N": "1800"}, "user_data": {"M": {"ä": {"S": "x" * 960}}}}
-    long = {"session_id": {"S": "long"}, "user_data": {"M": {"a": {"S": "x" * 4_050}}}}
-    key = {"Key": {"session_id": {"S": "long"}}}
+
+    def sized(size: int) -> dict[str, Any]:
+        text = {"S": ""}
+        made = {
+            "session_id": {"S": str(size)},
+            "ttl": {"N": "123450"},
+            "user_data": {"M": {"ä": text, "b": {"S": "1"}}},
+        }
+        text["S"] = "x" * (size - cost.size_of(made))
+        return made
+
+    key = {"Key": {"session_id": {"S": "4097"}}}
     shrink = {
-        "UpdateExpression": "SET #d.#a = :a",
-        "ExpressionAttributeNames": {"#d": "user_data", "#a": "a"},
-        "ExpressionAttributeValues": {":a": {"S": "y"}},
+        "UpdateExpression": "SET #d.#b = :b REMOVE #d.#a",
+        "ExpressionAttributeNames": {"#d": "user_data", "#a": "ä", "#b": "b"},
+        "ExpressionAttributeValues": {":b": {"S": "y"}},
     }
-    before = 0.0
-    for operation, request in (
-        ("put_item", {"Item": short}),
-        ("put_item", {"Item": {**short, "ttl": {"N": "123456"}}}),
-        ("put_item", {"Item": long}),
+    calls: list[tuple[str, dict[str, Any]]] = [
+        *(("put_item", {"Item": sized(size)}) for size in (1_024, 1_025, 4_096, 4_097)),
         ("get_item", {**key, "ConsistentRead": True}),
+        ("get_item", {"Key": {"session_id": {"S": "4096"}}, "ConsistentRead": True}),
         ("get_item", key),
         ("get_item", {"Key": {"session_id": {"S": "none"}}}),
         ("update_item", {**key, **shrink}),
         ("update_item", {**key, **shrink}),
-        ("delete_item", {"Key": {"session_id": {"S": "short"}}}),
+        ("delete_item", {"Key": {"session_id": {"S": "1025"}}}),
         ("delete_item", {"Key": {"session_id": {"S": "none"}}}),
-    ):
+    ]
+    before = 0.0
+    for operation, request in calls:
         answer = getattr(engine, operation)(TableName=name, **request, ReturnConsumedCapacity="TOTAL")
         with cost.clock() as now:
             now[0] += 10 if operation == "get_item" else 0
