@@ -31,7 +31,8 @@ Json = dict[str, Any]
 READ_PRICE, WRITE_PRICE = 0.125, 0.625
 """Dollars for a million request units, on demand, standard table class, us-east-1.
 
-Source: https://aws.amazon.com/dynamodb/pricing/on-demand/, in force since 2024-11-01, looked up on 2026-11-21.
+In force since 2024-11-01. Source: https://airbyte.com/data-engineering-resources/dynamodb-pricing, of 2025-07-21.
+What counts is https://aws.amazon.com/dynamodb/pricing/on-demand/.
 """
 READ_UNIT, WRITE_UNIT = 4096, 1024
 """Bytes. Source: "DynamoDB read and write operations" in the AWS documentation."""
