@@ -5,7 +5,7 @@ promised is refused by name, never converted.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from dynamodb_sessions.exceptions import UnserializableValue
@@ -33,14 +33,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""Return the compact JSON of a value. Raises ValueError, TypeError or RecursionError: see `encode_item`."""
+
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 _raw_decode = _decoder.raw_decode
-
-
-def encode(value: Any) -> str:
-    """Return the compact JSON of a value. Raises ValueError, TypeError or RecursionError: see `encode_item`."""
-    return _encode(value)
 
 
 def encode_item(key: object, value: Any) -> str:
@@ -86,7 +83,7 @@ def decode_items(items: Mapping[str, str]) -> dict[str, Any]:
 
 def same(encoded: str, stored: str) -> bool:
     """Whether two stored strings carry one value, however another writer may have spaced it."""
-    return encoded == stored or encoded == _encode(decode(stored))
+    return encoded == stored or encoded == encode(decode(stored))
 
 
 def encode_items(items: Mapping[str, Any]) -> dict[str, str]:

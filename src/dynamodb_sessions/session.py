@@ -188,8 +188,7 @@ class Session(dict[str, Any]):
         stored = {} if self.record is None or self.cleared else self.record.data
         if not stored:
             return encode_items(dict(dict.items(self))), _NOTHING
-        # A list: a sync endpoint's thread may still hold the session.
-        keys = list(dict.keys(self)) if self._all_handed_out else list(self._handed_out or ())
+        keys = self._keys_handed_out()
         to_set = {} if self._are_as_stored(keys, stored) else self._changed(keys, stored)
         if dict.__len__(self) == len(stored) + (sum(key not in stored for key in to_set) if to_set else 0):
             return to_set, _NOTHING
@@ -219,8 +218,16 @@ class Session(dict[str, Any]):
 
     @property
     def may_differ(self) -> bool:
-        """Whether the content may have changed since the last commit: if not, there is nothing to compare."""
-        return self.accessed or self._all_handed_out or bool(self._handed_out)
+        """Whether there may be anything to commit: something was done with it, or to a value that was given away."""
+        if self.accessed:
+            return True
+        if self._handed_out is None and not self._all_handed_out:
+            return False
+        return self.record is None or not self._are_as_stored(self._keys_handed_out(), self.record.data)
+
+    def _keys_handed_out(self) -> list[str]:
+        # A list: a sync endpoint's thread may still hold the session.
+        return list(dict.keys(self)) if self._all_handed_out else list(self._handed_out or ())
 
     def attach(self, save: Callable[["Session"], Awaitable[bool]], store: OwnerStore | None) -> None:
         """Say what `save` does, and where the session is kept."""
