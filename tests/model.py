@@ -186,7 +186,7 @@ def kept_in_memory(store: MemoryStore, now: int) -> dict[str, Kept]:
         record.id: Kept(
             dict(record.data), record.created_at, record.expires_at, record.version, record.owner, record.max_age
         )
-        for record in store._records.values()
+        for record, _ in store._records.values()
         if record.expires_at > now
     }
 
@@ -448,6 +448,7 @@ class Request:
             self.refused, self.answer.status = True, 503
             return False
         self.started, self.answer.status, self.answer.cookie = True, self.status, self.cookie
+        self.used = False  # For a touch, once will do.
         if isinstance(self.cookie, tuple):
             assert isinstance(self.cookie[0], int)
             self.world.jar = self.cookie[0]

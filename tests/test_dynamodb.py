@@ -10,13 +10,19 @@ from typing import Any
 
 import anyio
 import boto3
+import httpx
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, ParamValidationError, ReadTimeoutError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from dynamodb_sessions import (
     ConfigurationError,
     CorruptRecord,
+    DynamoDBSessionMiddleware,
     DynamoDBStore,
     Session,
     SessionError,
@@ -229,6 +235,77 @@ class TestStaleReads:
     def half_price(self, client: Any, table_name: str) -> DynamoDBStore:
         return DynamoDBStore(table_name, endpoint_url=client.meta.endpoint_url, consistent_read=False)
 
+    async def test_what_it_has_just_written_it_reads_consistently_at_once(self, half_price: DynamoDBStore) -> None:
+        """A cheap read would likely be repeated: one read is cheaper than both."""
+        record = a_record()
+        await half_price.create(record, now=NOW)
+        consistent = self.reads(half_price, None)
+        assert await half_price.load(record.id, now=NOW, min_version=1) == record
+        assert await half_price.update(record, Changes(LATER, set={"a": "2"}), now=NOW + 2) is not None
+        assert await half_price.load(record.id, now=NOW + 3) is not None
+        assert await half_price.rotate(record, moved := new_id(), Changes(LATER), now=NOW + 5) is not None
+        assert await half_price.load(moved, now=NOW + 6) is not None
+        assert consistent == [True, True, True, True]
+        assert await half_price.load(moved, now=NOW + 7, min_version=1) is not None
+        assert consistent[4:] == [False, True]
+
+    async def test_what_it_remembers_of_its_writes_is_bounded(
+        self, half_price: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dynamodb_sessions.dynamodb._MAX_WRITTEN", 2)
+        records = [a_record() for _ in range(3)]
+        for record in records:
+            await half_price.create(record, now=NOW)
+        consistent = self.reads(half_price, None)
+        for record in records:
+            await half_price.load(record.id, now=NOW)
+        assert consistent == [False, True, True, True]
+
+    async def test_a_browser_sees_what_it_wrote_however_stale_the_copies(
+        self, client: Any, table_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two instances take turns, and every cheap read answers with the first copy there was."""
+        stores = [
+            DynamoDBStore(table_name, endpoint_url=client.meta.endpoint_url, consistent_read=False) for _ in range(2)
+        ]
+        monkeypatch.setattr("dynamodb_sessions.dynamodb._STALE_SECONDS", -1)
+        first: dict[str, Any] = {}
+        stale = 0
+        for store in stores:
+            asked: list[dict[str, Any]] = []
+
+            def ask(params: dict[str, Any], asked: list[dict[str, Any]] = asked, **_: Any) -> None:
+                asked.append(params)
+
+            def answer(parsed: dict[str, Any], asked: list[dict[str, Any]] = asked, **_: Any) -> None:
+                nonlocal stale
+                name = asked[-1]["Key"]["session_id"]["S"]
+                if not asked[-1].get("ConsistentRead", True):
+                    was = first.setdefault(name, parsed.get("Item"))
+                    stale += was != parsed.get("Item")
+                    parsed.pop("Item", None)
+                    parsed |= {} if was is None else {"Item": was}
+
+            store.client.meta.events.register("provide-client-params.dynamodb.GetItem", ask)
+            store.client.meta.events.register("after-call.dynamodb.GetItem", answer)
+
+        async def count(request: Request) -> Response:
+            request.session["n"] = request.session.get("n", 0) + 1
+            return JSONResponse(request.session["n"])
+
+        instances = [
+            httpx.ASGITransport(DynamoDBSessionMiddleware(Starlette(routes=[Route("/", count)]), "k" * 32, store=store))
+            for store in stores
+        ]
+        cookies = httpx.Cookies()
+        for number in range(1, 31):
+            async with httpx.AsyncClient(
+                transport=instances[number % 2], base_url="http://app", cookies=cookies
+            ) as browser:
+                assert (await browser.get("/")).json() == number
+                cookies = browser.cookies
+        assert stale >= 25
+
     def reads(self, store: DynamoDBStore, stale: Any) -> list[bool]:
         """Answer reads that may be stale with `stale`; return the list of whether each was consistent."""
         consistent: list[bool] = []
@@ -257,7 +334,7 @@ class TestStaleReads:
         record = a_record()
         await half_price.create(record, now=NOW)
         consistent = self.reads(half_price, None)
-        assert await half_price.load(record.id, now=NOW, min_version=1) == record
+        assert await half_price.load(record.id, now=NOW + 2, min_version=1) == record
         assert consistent == [False, True]
 
     async def test_an_older_item_than_the_client_has_seen_is_read_again(
@@ -268,7 +345,7 @@ class TestStaleReads:
         stale = item(record.id)
         await half_price.update(record, Changes(LATER, set={"a": "2"}), now=NOW)
         consistent = self.reads(half_price, stale)
-        loaded = await half_price.load(record.id, now=NOW, min_version=2)
+        loaded = await half_price.load(record.id, now=NOW + 2, min_version=2)
         assert loaded is not None
         assert loaded.data == {"a": "2"}
         assert consistent == [False, True]
@@ -281,9 +358,9 @@ class TestStaleReads:
         stale = item(record.id)
         await half_price.update(record, Changes(LATER, set={"a": "1"}), now=NOW)
         self.reads(half_price, stale)
-        loaded = await half_price.load(record.id, now=NOW, min_version=1)
+        loaded = await half_price.load(record.id, now=NOW + 2, min_version=1)
         assert loaded == record
-        moved = await half_price.rotate(loaded, new_id(), Changes(LATER, set={"b": "2"}), now=NOW)
+        moved = await half_price.rotate(loaded, new_id(), Changes(LATER, set={"b": "2"}), now=NOW + 2)
         assert moved is not None
         assert moved.data == {"a": "1", "b": "2"}
 

@@ -1,6 +1,7 @@
 """Server-side sessions for Starlette, FastAPI and any ASGI app, kept in DynamoDB."""
 
-from dynamodb_sessions.dynamodb import DynamoDBStore as DynamoDBStore
+from typing import TYPE_CHECKING, Any
+
 from dynamodb_sessions.events import SessionEvent as SessionEvent
 from dynamodb_sessions.exceptions import ConfigurationError as ConfigurationError
 from dynamodb_sessions.exceptions import CorruptRecord as CorruptRecord
@@ -15,6 +16,9 @@ from dynamodb_sessions.middleware import session_middleware as session_middlewar
 from dynamodb_sessions.session import Session as Session
 from dynamodb_sessions.store import Health as Health
 from dynamodb_sessions.store import Record as Record
+
+if TYPE_CHECKING:
+    from dynamodb_sessions.dynamodb import DynamoDBStore as DynamoDBStore
 
 __all__ = [
     "ConfigurationError",
@@ -33,3 +37,12 @@ __all__ = [
     "open_session",
     "session_middleware",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the way to DynamoDB when it is asked for: sessions in memory have no use for it."""
+    if name == "DynamoDBStore":
+        from dynamodb_sessions.dynamodb import DynamoDBStore  # noqa: PLC0415
+
+        return DynamoDBStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

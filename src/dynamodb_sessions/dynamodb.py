@@ -46,6 +46,9 @@ _TABLE_NAME = re.compile(r"[a-zA-Z0-9_.-]{3,255}|arn:[a-zA-Z0-9:/_.-]{1,1020}")
 _MAX_ENTRIES = 100  # An expression holds 4 KB, some 250 entries; emulators give up before that.
 _ATTEMPTS = 10
 _FIRST_PAUSE = 0.01
+_MAX_WRITTEN = 1024
+_STALE_SECONDS = 1
+"""For so long a cheap read may miss what has been written. Source: "DynamoDB read consistency"."""
 _CREATE_TABLE_TIMEOUT = 70.0
 
 _LIVE = "attribute_exists(#id) AND #t > :now"
@@ -86,6 +89,8 @@ class DynamoDBStore:
         self._door = _open_door(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
         self._breaker = Breaker(self._get_sentinel)
         self._consistent_read = consistent_read
+        self._written: dict[str, int] = {}
+        """When this store last wrote the sessions it wrote last: a cheap read right after would be repeated anyway."""
         self._create_table = create_table
         self._answered = False
         self._probes = 0
@@ -132,8 +137,9 @@ class DynamoDBStore:
                 ) from failure
 
     async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
-        record = await self._get(session_id, now, consistent=self._consistent_read)
-        if not self._consistent_read and (record is None or record.version < min_version):
+        consistent = self._consistent_read or now - self._written.get(session_id, 0) <= _STALE_SECONDS
+        record = await self._get(session_id, now, consistent=consistent)
+        if not consistent and (record is None or record.version < min_version):
             record = await self._get(session_id, now, consistent=True)
         return record
 
@@ -155,6 +161,7 @@ class DynamoDBStore:
         except ConditionFailed as error:
             # An attempt before may have stored it, and its reply been lost.
             return error.repeated and await self._get(record.id, now, consistent=True) == record
+        self._note_written(record.id, now)
         return True
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
@@ -167,6 +174,7 @@ class DynamoDBStore:
         except ConditionFailed:
             # Gone, or in the older layout.
             return None if changes.is_touch else await self._replace(record, changes, now)
+        self._note_written(record.id, now)
         version = result.get("Attributes", {}).get("version")
         return changed if version is None else replace(changed, version=int(version["N"]))
 
@@ -189,6 +197,7 @@ class DynamoDBStore:
                 }
                 with contextlib.suppress(ConditionFailed):
                     await self._transact(moved, {"Put": put}, {"Delete": self._unchanged(stored, now)})
+                    self._note_written(new_id, now)
                     return moved
         raise StoreUnavailable("the session is changed faster than it can be moved")
 
@@ -299,6 +308,14 @@ class DynamoDBStore:
     async def _is_deleted(self, session_id: str, error: ConditionFailed) -> bool:
         """Whether a refused delete has deleted all the same: by an attempt before, whose reply was lost."""
         return error.repeated and await self._get(session_id, 0, consistent=True) is None
+
+    def _note_written(self, session_id: str, now: int) -> None:
+        if self._consistent_read:
+            return
+        self._written.pop(session_id, None)
+        self._written[session_id] = now
+        if len(self._written) > _MAX_WRITTEN:
+            self._written.pop(next(iter(self._written)))
 
     async def _replace(self, record: Record, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""

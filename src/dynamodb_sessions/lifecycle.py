@@ -86,19 +86,21 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class _Change:
+    record: Record
+    changes: Changes
+
+
+class Update(_Change):
     """Change the stored session."""
 
-    record: Record
-    changes: Changes
 
-
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(_Change):
     """Extend the stored session's life."""
 
-    record: Record
-    changes: Changes
+
+class Empty(_Change):
+    """End the stored session, unless others have changed it: then only change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +109,6 @@ class Rotate:
 
     record: Record
     new_id: str = field(repr=False)
-    changes: Changes
-
-
-@dataclass(frozen=True, slots=True)
-class Empty:
-    """End the stored session, unless others have changed it: then only change it."""
-
-    record: Record
     changes: Changes
 
 

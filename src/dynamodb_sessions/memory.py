@@ -26,8 +26,8 @@ class MemoryStore:
                 raise ConfigurationError(f"{name}={value!r} must be a whole number, at least 1")
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
-        self._records: OrderedDict[str, Record] = OrderedDict()
-        self._sizes: dict[str, int] = {}
+        self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()
+        """Each with its size."""
         self._bytes = 0
         # Uncontended on one event loop; there may be several, each in a thread of its own.
         self._lock = Lock()
@@ -57,9 +57,10 @@ class MemoryStore:
 
     async def delete(self, session_id: str, *, version: int | None = None) -> bool:
         with self._lock:
-            stored = self._records.get(session_id)
-            if version is not None and (stored is None or stored.version != version):
-                return False
+            if version is not None:
+                stored, _ = self._records.get(session_id, (None, 0))
+                if stored is None or stored.version != version:
+                    return False
             self._remove(session_id)
             return True
 
@@ -69,16 +70,17 @@ class MemoryStore:
             return
         at = wall_clock() if now is None else now
         with self._lock:
-            theirs = [record for record in self._records.values() if record.owner == owner and record.expires_at > at]
+            theirs = [record for record, _ in self._records.values() if record.owner == owner]
         for record in sorted(theirs, key=lambda record: record.created_at):
-            yield record
+            if record.expires_at > at:
+                yield record
 
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
         if not is_owner(owner):
             return 0
         with self._lock:
-            ended = [record.id for record in self._records.values() if record.owner == owner and record.id != keep]
+            ended = [record.id for record, _ in self._records.values() if record.owner == owner and record.id != keep]
             for session_id in ended:
                 self._remove(session_id)
         return len(ended)
@@ -88,7 +90,7 @@ class MemoryStore:
         at = wall_clock() if now is None else now
         with self._lock:
             records = list(self._records.values())
-        for record in records:
+        for record, _ in records:
             if include_expired or record.expires_at > at:
                 yield record
 
@@ -103,12 +105,16 @@ class MemoryStore:
                 return None
             changed = change(stored)
             size = check_size(changed)
-            self._remove(record.id)
+            if changed.id == record.id:
+                _, before = self._records[record.id]
+                self._bytes -= before + _PYTHON_OVERHEAD
+            else:
+                self._remove(record.id)
             self._put(changed, size)
             return changed
 
     def _live(self, session_id: str, now: int) -> Record | None:
-        record = self._records.get(session_id)
+        record, _ = self._records.get(session_id, (None, 0))
         if record is None:
             return None
         if record.expires_at <= now:
@@ -118,12 +124,12 @@ class MemoryStore:
         return record
 
     def _put(self, record: Record, size: int) -> None:
-        self._records[record.id] = record
-        self._sizes[record.id] = size
+        self._records[record.id] = record, size
         self._bytes += size + _PYTHON_OVERHEAD
         while len(self._records) > self._max_sessions or self._bytes > self._max_bytes:
             self._remove(next(iter(self._records)))
 
     def _remove(self, session_id: str) -> None:
-        if self._records.pop(session_id, None) is not None:
-            self._bytes -= self._sizes.pop(session_id) + _PYTHON_OVERHEAD
+        removed, size = self._records.pop(session_id, (None, 0))
+        if removed is not None:
+            self._bytes -= size + _PYTHON_OVERHEAD

@@ -7,25 +7,26 @@ import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 from starlette.datastructures import MutableHeaders, Secret
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dynamodb_sessions import lifecycle, migration, settings
+from dynamodb_sessions import lifecycle, settings
 from dynamodb_sessions.cookie import SessionCookie, Ticket
 from dynamodb_sessions.events import ObservedStore, OnEvent, check_on_event
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
-from dynamodb_sessions.fallback import FallbackStore
 from dynamodb_sessions.lifecycle import Create, Delete, Lifetimes, Nothing, Rotate, Update
 from dynamodb_sessions.memory import MemoryStore
-from dynamodb_sessions.migration import StarletteCookie
 from dynamodb_sessions.session import Session
 from dynamodb_sessions.store import OwnerStore, ProbedStore, Record, SessionStore, short
+
+if TYPE_CHECKING:
+    from dynamodb_sessions.fallback import FallbackStore
+    from dynamodb_sessions.migration import StarletteCookie
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -96,9 +97,8 @@ class DynamoDBSessionMiddleware:
         )
         if store is None:
             store = settings.store_from_environment()
-        if isinstance(store, ProbedStore):
-            store = FallbackStore(store, MemoryStore() if fallback == "memory" else None)
-        self.fallback = store if isinstance(store, FallbackStore) else None
+        self.fallback = None if isinstance(store, MemoryStore) else _fallback_of(store, fallback)
+        store = self.fallback or store
         self.store: SessionStore = store
         self.owners = store if isinstance(store, OwnerStore) else None
         self.observed = ObservedStore(store, on_event)
@@ -120,7 +120,7 @@ class DynamoDBSessionMiddleware:
             path = path[len(root) :]
         return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self._excluded)
 
-    async def _start(self, store: FallbackStore, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _start(self, store: "FallbackStore", scope: Scope, receive: Receive, send: Send) -> None:
         """Initialise the store before the server takes requests, so that a server whose store must work does not start.
 
         Only the first lifespan does: behind Mangum every invocation has one.
@@ -157,7 +157,7 @@ class _Exchange:
     """Whether the client was told to come back later: whatever the app still says is not passed on."""
     _streaming = False
     _disconnected = False
-    _committed: anyio.Event | None = None
+    _committed: "anyio.Event | None" = None
     """Set when the commit that is under way, if one is, has ended."""
 
     def __init__(self, middleware: DynamoDBSessionMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -220,8 +220,10 @@ class _Exchange:
                 logger.warning("session %s cannot be read and is left as it is: %s", short(ticket.session_id), error)
             else:
                 presented = presented or ticket.session_id
-        for carried in found if self._may_adopt(tickets) else ():
-            record = await migration.adopt(self._middleware.observed, carried, self._middleware.lifetimes)
+        if imports is None or not self._may_adopt(tickets):
+            return Session(presented_id=presented)
+        for carried in found:
+            record = await imports.adopt(self._middleware.observed, carried, self._middleware.lifetimes)
             if record is not None:
                 self._refresh = self._adopted = True
                 return Session(record=record)
@@ -373,6 +375,8 @@ class _Exchange:
         if self._scope["type"] == "websocket":
             await self._send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "Try again later"})
             return
+        from starlette.responses import PlainTextResponse  # noqa: PLC0415 - rarely wanted, and slow to import
+
         response = PlainTextResponse(
             "Service Unavailable", 503, {"Retry-After": _RETRY_AFTER, "Cache-Control": "no-store"}
         )
@@ -414,6 +418,14 @@ def session_middleware(**options: Any) -> Middleware:
     )
 
 
+def _fallback_of(store: SessionStore, fallback: str) -> "FallbackStore | None":
+    from dynamodb_sessions.fallback import FallbackStore  # noqa: PLC0415 - of no use to sessions in memory
+
+    if isinstance(store, ProbedStore):
+        return FallbackStore(store, MemoryStore() if fallback == "memory" else None)
+    return store if isinstance(store, FallbackStore) else None
+
+
 def _check(
     *,
     secret_key: Any,
@@ -433,7 +445,7 @@ def _check(
     import_cookie: str | None,
     import_secret_key: Any,
     on_event: OnEvent | None,
-) -> tuple[Lifetimes, SessionCookie, StarletteCookie | None]:
+) -> "tuple[Lifetimes, SessionCookie, StarletteCookie | None]":
     """Return the options as they are used. Raises ConfigurationError for those that cannot be."""
     if store is not None and (isinstance(store, type) or not isinstance(store, SessionStore)):
         raise ConfigurationError(f"store={store!r} is no session store")
@@ -456,6 +468,8 @@ def _check(
     keys = settings.secret_keys(secret_key)
     imports = None
     if import_cookie is not None:
+        from dynamodb_sessions.migration import StarletteCookie  # noqa: PLC0415 - of no use to most
+
         imports = StarletteCookie(
             import_cookie, keys if import_secret_key is None else settings.secret_keys(import_secret_key)
         )

@@ -82,24 +82,23 @@ class StarletteCookie:
             return CookieSession(ADOPTED + digest, data, int(signed_at.timestamp()) + MAX_AGE + _MARGIN)
         return None
 
-
-async def adopt(store: SessionStore, found: CookieSession, lifetimes: Lifetimes) -> Record | None:
-    """Return the record of the session that a cookie has become, or becomes now; None if that has ended since."""
-    now = lifecycle.clock()
-    try:
-        moved = await store.load(found.id, now=now)
-        if moved is None:
-            expires_at = lifetimes.expires_at(now, created_at=now, own=None)
-            record = Record(new_id(), encode_items(found.data), now, expires_at)
-            await store.create(record, now=now)
-            moved = Record(found.id, encode_items({_ID: record.id}), now, found.expires_at)
-            if await store.create(moved, now=now):
-                return record
-            # A parallel request was first, unless this is our own first attempt, whose reply was lost.
+    async def adopt(self, store: SessionStore, found: CookieSession, lifetimes: Lifetimes) -> Record | None:
+        """Return the record of the session that a cookie has become, or becomes now; None if that has ended since."""
+        now = lifecycle.clock()
+        try:
             moved = await store.load(found.id, now=now)
-            if moved is None or moved.content()[_ID] != record.id:
-                await store.delete(record.id)
-        return None if moved is None else await load(store, moved.content()[_ID], lifetimes)
-    except (CorruptRecord, UnserializableValue) as error:
-        logger.warning("a cookie session cannot be adopted: %s", error)
-        return None
+            if moved is None:
+                expires_at = lifetimes.expires_at(now, created_at=now, own=None)
+                record = Record(new_id(), encode_items(found.data), now, expires_at)
+                await store.create(record, now=now)
+                moved = Record(found.id, encode_items({_ID: record.id}), now, found.expires_at)
+                if await store.create(moved, now=now):
+                    return record
+                # A parallel request was first, unless this is our own first attempt, whose reply was lost.
+                moved = await store.load(found.id, now=now)
+                if moved is None or moved.content()[_ID] != record.id:
+                    await store.delete(record.id)
+            return None if moved is None else await load(store, moved.content()[_ID], lifetimes)
+        except (CorruptRecord, UnserializableValue) as error:
+            logger.warning("a cookie session cannot be adopted: %s", error)
+            return None

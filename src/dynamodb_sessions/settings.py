@@ -3,11 +3,9 @@
 import logging
 from collections.abc import Sequence
 
-from starlette.config import Config
 from starlette.datastructures import Secret
 
 from dynamodb_sessions.codec import is_text
-from dynamodb_sessions.dynamodb import DynamoDBStore
 from dynamodb_sessions.exceptions import ConfigurationError
 from dynamodb_sessions.memory import MemoryStore
 from dynamodb_sessions.store import SessionStore
@@ -21,7 +19,12 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off", "")
 _HINT = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
-_environment = Config()
+
+def _environment(name: str, *, default: str) -> str:
+    from starlette.config import Config  # noqa: PLC0415 - of no use where everything is given
+
+    value: str = Config()(name, default=default)
+    return value
 
 
 def use_dynamodb() -> bool:
@@ -39,6 +42,8 @@ def store_from_environment() -> SessionStore:
     if not use_dynamodb():
         logger.info("USE_DYNAMODB_SESSIONS is off: sessions are kept in this process and end with it")
         return MemoryStore()
+    from dynamodb_sessions.dynamodb import DynamoDBStore  # noqa: PLC0415 - of no use to sessions in memory
+
     return DynamoDBStore(table_name(), endpoint_url=endpoint_url())
 
 
