@@ -8,6 +8,7 @@ a process, is not counted, nor is storage.
 
 import argparse
 import asyncio
+import base64
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,13 @@ def _value_size(value: Json) -> int:
     ((kind, content),) = value.items()
     if kind == "M":
         return 3 + sum(1 + len(name.encode()) + _value_size(each) for name, each in content.items())
+    if kind == "B":
+        return len(base64.b64decode(content))
     return (len(content.rstrip("0")) + 1) // 2 + 1 if kind == "N" else len(content.encode())
+
+
+def _in_base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 def units(size: int, unit: int) -> int:
@@ -93,7 +100,7 @@ class Meter:
         return self._answer("GetItem", {"TableName": "sessions", "Key": {"session_id": holder["session_id"]}})
 
     def _answer(self, operation: str, request: Json) -> Json:
-        status, body = self._items.answer(operation.encode(), json.dumps(request).encode())
+        status, body = self._items.answer(operation.encode(), json.dumps(request, default=_in_base64).encode())
         found: Json = json.loads(body)
         if status != 200:
             raise ClientError({"Error": {"Code": found["__type"].rpartition("#")[2]}}, operation)

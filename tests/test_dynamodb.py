@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ from dynamodb_sessions import (
 )
 from dynamodb_sessions.client import ConditionFailed, Contended, ItemTooLarge, translate
 from dynamodb_sessions.dynamodb import PROBE_ID
+from dynamodb_sessions.item import from_record
 from dynamodb_sessions.session import new_id
 from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, record_size
 
@@ -112,8 +114,9 @@ async def test_the_table_is_the_documented_one(client: Any, table_name: str) -> 
 
 
 @pytest.mark.parametrize("engine", ["local"])
-async def test_our_count_of_bytes_is_dynamodbs(store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_our_count_of_bytes_is_dynamodbs(client: Any, table_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit it fits; one byte more, sent all the same, the engine itself refuses."""
+    store = DynamoDBStore(table_name, endpoint_url=client.meta.endpoint_url, compress_over=None)
     monkeypatch.setattr("dynamodb_sessions.dynamodb.check_size", lambda record: record)
     plain = a_record({"é": "", "b": "1"})
     for empty in (
@@ -226,6 +229,68 @@ async def test_a_broken_item_is_an_error_of_its_own_and_stays_as_it_is(
             raise AssertionError
     assert name not in str(caught.value)
     assert item(name) == broken
+
+
+class TestCompression:
+    """Of values that are long, and gain by it: an item is charged by its size."""
+
+    LONG = '"' + "abc " * 1000 + '"'
+
+    async def test_it_is_of_long_values_only(self, store: DynamoDBStore, item: Callable[[str], Any]) -> None:
+        record = a_record({"long": self.LONG, "short": '"abc"'})
+        await store.create(record, now=NOW)
+        held = item(record.id)["user_data"]["M"]
+        assert held["short"] == {"S": '"abc"'}
+        assert zlib.decompress(held["long"]["B"]).decode() == self.LONG
+        assert len(held["long"]["B"]) < 100
+
+    async def test_what_would_not_gain_stays_as_it_is(
+        self, client: Any, table_name: str, item: Callable[[str], Any]
+    ) -> None:
+        store = DynamoDBStore(table_name, endpoint_url=client.meta.endpoint_url, compress_over=0)
+        record = a_record({"short": '"abc"', "long": self.LONG})
+        await store.create(record, now=NOW)
+        assert {name: set(value) for name, value in item(record.id)["user_data"]["M"].items()} == {
+            "short": {"S"},
+            "long": {"B"},
+        }
+
+    async def test_it_can_be_off(self, client: Any, table_name: str, item: Callable[[str], Any]) -> None:
+        store = DynamoDBStore(table_name, endpoint_url=client.meta.endpoint_url, compress_over=None)
+        record = a_record({"long": self.LONG})
+        await store.create(record, now=NOW)
+        assert item(record.id)["user_data"]["M"] == {"long": {"S": self.LONG}}
+
+    async def test_items_with_and_without_it_are_read_by_both(self, client: Any, table_name: str) -> None:
+        url = client.meta.endpoint_url
+        on, off = (
+            DynamoDBStore(table_name, endpoint_url=url),
+            DynamoDBStore(table_name, endpoint_url=url, compress_over=None),
+        )
+        record = a_record({"first": self.LONG})
+        await on.create(record, now=NOW)
+        changed = await off.update(record, Changes(LATER, set={"second": self.LONG}), now=NOW)
+        assert changed is not None
+        for store in (on, off):
+            assert await store.load(record.id, now=NOW) == changed
+
+    @pytest.mark.parametrize(
+        "held",
+        [b"", b"no zlib", zlib.compress(b"1")[:-1], zlib.compress(b"\xff"), zlib.compress(b" " * 10_000_000)],
+        ids=["empty", "noise", "cut", "no text", "bomb"],
+    )
+    async def test_what_cannot_be_inflated_is_corrupt(self, store: DynamoDBStore, client: Any, held: bytes) -> None:
+        record = a_record()
+        stored = from_record(record)
+        stored["user_data"] = {"M": {"a": {"B": held}}}
+        client.put_item(TableName=store.table_name, Item=stored)
+        with pytest.raises(CorruptRecord):
+            await store.load(record.id, now=NOW)
+
+    @pytest.mark.parametrize("over", ["1", 1.5, True])
+    def test_a_bad_size_is_refused(self, over: Any) -> None:
+        with pytest.raises(ConfigurationError, match="compress_over"):
+            DynamoDBStore("sessions", compress_over=over)
 
 
 class TestStaleReads:

@@ -6,6 +6,7 @@ it. Only this module imports aiodynamo and aiohttp, and nothing imports it befor
 """
 
 import asyncio
+import base64
 import functools
 import json
 import random
@@ -102,7 +103,16 @@ class AsyncDoor:
             meta = self._boto3.client.meta
             given = self._given = Client(exchange, _Boto3Credentials(), meta.region_name, URL(meta.endpoint_url))
         client = Client(exchange, given.credentials, given.region, given.endpoint, throttle_config=self._attempts)
-        return await client.send_request(action=_action(operation), payload=parameters)
+        return await client.send_request(action=_action(operation), payload=_as_json(parameters))
+
+
+def _as_json(value: Any) -> Any:
+    """Return a request's parameters as they are sent: bytes in base64."""
+    if isinstance(value, dict):
+        return {name: _as_json(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_as_json(each) for each in value]
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 @functools.cache

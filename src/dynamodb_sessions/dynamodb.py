@@ -61,10 +61,11 @@ class DynamoDBStore:
     `region_name` and `endpoint_url` or boto3's own configuration, and again in a forked process. With `"async"`, or an
     aiodynamo client, of which region, endpoint and credentials are used, requests are made without threads: that takes
     asyncio, and `pip install dynamodb-sessions[async]`. `timeout` is the deadline of an operation in seconds. With
-    `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen.
-    `create_table=True` creates the table on first use, for development. Raises ConfigurationError for a table name that
-    is none, a timeout that is not positive, or a client that cannot be had; anything else that is wrong shows at the
-    first call, or `probe`.
+    `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen. A value
+    of more than `compress_over` characters is stored compressed if it gains by it; None: never. `create_table=True`
+    creates the table on first use, for development. Raises ConfigurationError for a table name that is none, a timeout
+    that is not positive, or a client that cannot be had; anything else that is wrong shows at the first call, or
+    `probe`.
     """
 
     def __init__(
@@ -77,17 +78,21 @@ class DynamoDBStore:
         consistent_read: bool = True,
         create_table: bool = False,
         timeout: float = 5.0,
+        compress_over: int | None = 1024,
     ) -> None:
         if not isinstance(table_name, str) or not _TABLE_NAME.fullmatch(table_name):
             raise ConfigurationError(f"table_name={table_name!r} is not a DynamoDB table's name or ARN")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigurationError(f"timeout={timeout!r} must be a positive number of seconds")
+        if compress_over is not None and (isinstance(compress_over, bool) or not isinstance(compress_over, int)):
+            raise ConfigurationError(f"compress_over={compress_over!r} must be None or a whole number of characters")
         self.table_name = table_name
         self.mode = "dynamodb"
         self.mode_reason = "not asked yet"
         self.probe_error: SessionError | None = None
         self._door = _open_door(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
         self._breaker = Breaker(self._get_sentinel)
+        self._compress_over = compress_over
         self._consistent_read = consistent_read
         self._written: dict[str, int] = {}
         """When this store last wrote the sessions it wrote last: a cheap read right after would be repeated anyway."""
@@ -147,7 +152,7 @@ class DynamoDBStore:
         check_size(record)
         put = {
             "TableName": self.table_name,
-            "Item": item.from_record(record),
+            "Item": item.from_record(record, self._compress_over),
             "ConditionExpression": "attribute_not_exists(#id) OR #t <= :now",
             "ExpressionAttributeNames": {"#id": table.KEY, "#t": table.TTL},
             "ExpressionAttributeValues": {":now": item.number(now)},
@@ -191,7 +196,7 @@ class DynamoDBStore:
                 check_size(moved)
                 put = {
                     "TableName": self.table_name,
-                    "Item": item.from_record(moved),
+                    "Item": item.from_record(moved, self._compress_over),
                     "ConditionExpression": "attribute_not_exists(#id)",
                     "ExpressionAttributeNames": {"#id": table.KEY},
                 }
@@ -331,7 +336,7 @@ class DynamoDBStore:
                 request["ExpressionAttributeNames"] |= {"#c": "created_at", "#d": "user_data"}
                 request["ExpressionAttributeValues"] |= {
                     ":c": item.number(stored.created_at),
-                    ":d": item.user_data(changed),
+                    ":d": item.user_data(changed, self._compress_over),
                     ":one": item.number(1),
                     ":t": item.number(changes.expires_at),
                 }
@@ -365,7 +370,7 @@ class DynamoDBStore:
             values[":map"] = {"S": "M"}
             request["ConditionExpression"] += " AND attribute_type(#d, :map)"
         for number, (key, value) in enumerate(changes.set.items()):
-            names[f"#s{number}"], values[f":s{number}"] = key, {"S": value}
+            names[f"#s{number}"], values[f":s{number}"] = key, item.pack(value, self._compress_over)
             sets.append(f"#d.#s{number}=:s{number}")
         for number, key in enumerate(changes.remove):
             names[f"#r{number}"] = key

@@ -1,15 +1,18 @@
 """Records to and from DynamoDB items, in the low-level JSON that every client takes.
 
-An item holds `session_id` (S, the key), `user_data` (M of S), `created_at`, `ttl` and `version` (N), and sometimes
-`owner` (S) and `max_age` (N). An older layout has `user_data` as one JSON string and no version: it is read as
-version 0, and rewritten as a map by its next change.
+An item holds `session_id` (S, the key), `user_data` (M of S, or of B where a value is compressed with zlib),
+`created_at`, `ttl` and `version` (N), and sometimes `owner` (S) and `max_age` (N). An older layout has `user_data` as
+one JSON string and no version: it is read as version 0, and rewritten as a map by its next change.
 """
 
+import base64
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
 from dynamodb_sessions.codec import decode, encode_items
 from dynamodb_sessions.exceptions import CorruptRecord, StoreUnavailable, UnserializableValue
-from dynamodb_sessions.store import Record
+from dynamodb_sessions.store import MAX_RECORD_SIZE, Record
 from dynamodb_sessions.table import KEY, TTL
 
 
@@ -21,13 +24,37 @@ def number(value: int) -> dict[str, str]:
     return {"N": str(value)}
 
 
-def user_data(record: Record) -> dict[str, Any]:
-    return {"M": {key: {"S": value} for key, value in record.data.items()}}
+def pack(value: str, compress_over: int | None) -> dict[str, Any]:
+    """Return what holds a session's value: compressed if it has more characters than that, and takes less so."""
+    if compress_over is not None and len(value) > compress_over:
+        encoded = value.encode()
+        compressed = zlib.compress(encoded)
+        if len(compressed) < len(encoded):
+            return {"B": compressed}
+    return {"S": value}
 
 
-def from_record(record: Record) -> dict[str, Any]:
+def unpack(attribute: Mapping[str, Any]) -> str:
+    """Return the value that is held. Raises KeyError, ValueError or zlib.error if it is none."""
+    if "S" in attribute:
+        text: str = attribute["S"]
+        return text
+    held = attribute["B"]
+    inflating = zlib.decompressobj()
+    # A client may leave it as it came, in base64. And a few bytes may claim to be gigabytes.
+    value = inflating.decompress(held if isinstance(held, bytes) else base64.b64decode(held), MAX_RECORD_SIZE)
+    if not inflating.eof:
+        raise ValueError("more than a session can hold")
+    return value.decode()
+
+
+def user_data(record: Record, compress_over: int | None = None) -> dict[str, Any]:
+    return {"M": {key: pack(value, compress_over) for key, value in record.data.items()}}
+
+
+def from_record(record: Record, compress_over: int | None = None) -> dict[str, Any]:
     made = key(record.id) | {
-        "user_data": user_data(record),
+        "user_data": user_data(record, compress_over),
         "created_at": number(record.created_at),
         TTL: number(record.expires_at),
         "version": number(record.version),
@@ -47,7 +74,7 @@ def to_record(session_id: str, item: dict[str, Any]) -> Record:
     try:
         stored = item["user_data"]
         if "M" in stored:
-            data = {name: value["S"] for name, value in stored["M"].items()}
+            data = {name: unpack(value) for name, value in stored["M"].items()}
         else:
             older = decode(stored["S"])
             if not isinstance(older, dict):
@@ -62,7 +89,7 @@ def to_record(session_id: str, item: dict[str, Any]) -> Record:
             owner=item["owner"]["S"] if "owner" in item else None,
             max_age=_int(item["max_age"]) if "max_age" in item else None,
         )
-    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue, zlib.error) as error:
         raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
 
 
