@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore, client, dynamodb, table
+from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore, client, table, table_client
 from dynamodb_sessions.store import SessionStore
 from tests.conftest import KEY, SEED, Clock
 from tests.model import (
@@ -62,7 +62,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries need not wait where requests take turns anyway."""
-    monkeypatch.setattr(dynamodb, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(table_client, "_FIRST_PAUSE", 0.0)
 
 
 # Two requests, in every order.

@@ -524,7 +524,7 @@ async def test_a_lost_reply_to_an_update_and_a_delete_changes_nothing_twice(stor
 async def test_a_held_item_is_tried_again_and_given_up_in_the_end(
     store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynamodb_sessions.dynamodb._FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("dynamodb_sessions.table_client._FIRST_PAUSE", 0.0)
     record = a_record()
     await store.create(record, now=NOW)
     conflicts = [3]
@@ -544,7 +544,7 @@ async def test_a_held_item_is_tried_again_and_given_up_in_the_end(
 async def test_what_changes_without_end_is_given_up_and_nothing_is_lost(
     store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynamodb_sessions.dynamodb._FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("dynamodb_sessions.table_client._FIRST_PAUSE", 0.0)
     record = a_record()
     await store.create(record, now=NOW)
 

@@ -2,22 +2,13 @@
 
 import contextlib
 import logging
-import random
-import re
-import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from threading import Lock
 from typing import Any
 
-import anyio
-
 from dynamodb_sessions import item, table
-from dynamodb_sessions.breaker import Breaker
-from dynamodb_sessions.client import Boto3Door, ConditionFailed, Contended, Door, ItemTooLarge, NotAsked, in_thread
-from dynamodb_sessions.events import add_capacity, counts_capacity
+from dynamodb_sessions.client import ConditionFailed, ItemTooLarge
 from dynamodb_sessions.exceptions import (
     ConfigurationError,
     CorruptRecord,
@@ -36,25 +27,22 @@ from dynamodb_sessions.store import (
     short,
     wall_clock,
 )
+from dynamodb_sessions.table_client import ATTEMPTS, TableClient, pause
 
 logger = logging.getLogger("dynamodb_sessions")
 
 PROBE_ID = "dynamodb-sessions/probe"
 """The id that is asked for to see whether the table answers. Nothing is stored under it."""
 
-_TABLE_NAME = re.compile(r"[a-zA-Z0-9_.-]{3,255}|arn:[a-zA-Z0-9:/_.-]{1,1020}")
 _MAX_ENTRIES = 100  # An expression holds 4 KB, some 250 entries; emulators give up before that.
-_ATTEMPTS = 10
-_FIRST_PAUSE = 0.01
 _MAX_WRITTEN = 1024
 _STALE_SECONDS = 1
 """For so long a cheap read may miss what has been written. Source: "DynamoDB read consistency"."""
-_CREATE_TABLE_TIMEOUT = 70.0
 
 _LIVE = "attribute_exists(#id) AND #t > :now"
 
 
-class DynamoDBStore:
+class DynamoDBStore(TableClient):
     """Keeps sessions in a DynamoDB table.
 
     `client` is any boto3-compatible DynamoDB client, made after the last fork; without one, it is built at once from
@@ -80,66 +68,22 @@ class DynamoDBStore:
         timeout: float = 5.0,
         compress_over: int | None = 1024,
     ) -> None:
-        if not isinstance(table_name, str) or not _TABLE_NAME.fullmatch(table_name):
-            raise ConfigurationError(f"table_name={table_name!r} is not a DynamoDB table's name or ARN")
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise ConfigurationError(f"timeout={timeout!r} must be a positive number of seconds")
         if compress_over is not None and (isinstance(compress_over, bool) or not isinstance(compress_over, int)):
             raise ConfigurationError(f"compress_over={compress_over!r} must be None or a whole number of characters")
-        self.table_name = table_name
-        self.mode = "dynamodb"
-        self.mode_reason = "not asked yet"
-        self.probe_error: SessionError | None = None
-        self._door = _open_door(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
-        self._breaker = Breaker(self._get_sentinel)
+        super().__init__(
+            table_name,
+            probe_key=item.key(PROBE_ID),
+            create=table.create,
+            region_name=region_name,
+            endpoint_url=endpoint_url,
+            client=client,
+            create_table=create_table,
+            timeout=timeout,
+        )
         self._compress_over = compress_over
         self._consistent_read = consistent_read
         self._written: dict[str, int] = {}
         """When this store last wrote the sessions it wrote last: a cheap read right after would be repeated anyway."""
-        self._create_table = create_table
-        self._answered = False
-        self._probes = 0
-        self._probe_lock = Lock()
-
-    @property
-    def client(self) -> Any:
-        """The boto3 client. Raises ConfigurationError if none can be built."""
-        return self._door.client
-
-    def probe(self) -> bool:
-        """Make the one GetItem that says whether the table can be used, and set `mode` and `mode_reason`.
-
-        Never raises: what was wrong is in `probe_error`. It blocks, so call it where nothing else runs yet, as while
-        a Lambda function initialises. Once it has succeeded it does nothing.
-        """
-        before = self._probes
-        with self._probe_lock:
-            if not self._answered and self._probes == before:  # Else somebody else's probe ended while this one waited.
-                try:
-                    self._ask()
-                except SessionError as error:
-                    self.mode, self.mode_reason, self.probe_error = "memory", str(error), error
-                else:
-                    self.mode, self.mode_reason, self.probe_error = "dynamodb", "the table answers", None
-                    self._answered = True
-                self._probes += 1
-            return self._answered
-
-    def _get_sentinel(self) -> None:
-        self._door.call_sync("get_item", TableName=self.table_name, Key=item.key(PROBE_ID))
-
-    def _ask(self) -> None:
-        try:
-            self._get_sentinel()
-        except ConfigurationError as error:
-            if not self._create_table or "ResourceNotFoundException" not in str(error):
-                raise
-            try:
-                table.create(self.client, self.table_name)
-            except Exception as failure:
-                raise ConfigurationError(
-                    f"the table cannot be created: {type(failure).__name__}: {failure}"
-                ) from failure
 
     async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
         consistent = self._consistent_read or now - self._written.get(session_id, 0) <= _STALE_SECONDS
@@ -185,10 +129,10 @@ class DynamoDBStore:
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         stored: Record | None = record
-        with self._deadline():
-            for attempt in range(_ATTEMPTS):
+        with self.deadline():
+            for attempt in range(ATTEMPTS):
                 if attempt:  # It was changed meanwhile, and those changes are to be kept; or it was ended.
-                    await _pause(attempt)
+                    await pause(attempt)
                     stored = await self._get(record.id, now, consistent=True)
                 if stored is None or not is_same(stored, record):
                     return None
@@ -209,7 +153,7 @@ class DynamoDBStore:
     async def delete(self, session_id: str, *, version: int | None = None) -> bool:
         condition = {} if version is None else _of_version(version)
         try:
-            await self._retry_contended("delete_item", TableName=self.table_name, Key=item.key(session_id), **condition)
+            await self.retry_contended("delete_item", TableName=self.table_name, Key=item.key(session_id), **condition)
         except ConditionFailed as error:
             return await self._is_deleted(session_id, error)
         return True
@@ -255,7 +199,7 @@ class DynamoDBStore:
         What cannot be read is left out, with a warning.
         """
         at = wall_clock() if now is None else now
-        async for found in self._pages("scan", TableName=self.table_name):
+        async for found in self.pages("scan", TableName=self.table_name):
             session_id = found[table.KEY]["S"]
             try:
                 record = item.to_record(session_id, found)
@@ -268,13 +212,13 @@ class DynamoDBStore:
     async def health(self) -> Health:
         """Make the one GetItem that says whether the table answers. Never raises a SessionError."""
         try:
-            await self._call("get_item", TableName=self.table_name, Key=item.key(PROBE_ID))
+            await self.call("get_item", TableName=self.table_name, Key=item.key(PROBE_ID))
         except SessionError as error:
             return Health(False, "dynamodb", str(error))
         return Health(True, "dynamodb", "the table answers")
 
     async def _ids_of(self, owner: str) -> AsyncIterator[str]:
-        pages = self._pages(
+        pages = self.pages(
             "query",
             TableName=self.table_name,
             IndexName=table.OWNER_INDEX,
@@ -285,20 +229,10 @@ class DynamoDBStore:
         async for found in pages:
             yield found[table.KEY]["S"]
 
-    async def _pages(self, operation: str, **parameters: Any) -> AsyncIterator[dict[str, Any]]:
-        """Yield the items of every page of a Query or Scan."""
-        while True:
-            page = await self._call(operation, **parameters)
-            for found in page["Items"]:
-                yield found
-            if "LastEvaluatedKey" not in page:
-                return
-            parameters["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-
     async def _delete_of(self, owner: str, session_id: str) -> bool:
         """Delete a session if it is the owner's still."""
         try:
-            await self._retry_contended(
+            await self.retry_contended(
                 "delete_item",
                 TableName=self.table_name,
                 Key=item.key(session_id),
@@ -324,9 +258,9 @@ class DynamoDBStore:
 
     async def _replace(self, record: Record, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
-        with self._deadline():
-            for attempt in range(_ATTEMPTS):
-                await _pause(attempt)
+        with self.deadline():
+            for attempt in range(ATTEMPTS):
+                await pause(attempt)
                 stored = await self._get(record.id, now, consistent=True)
                 if stored is None or not is_same(stored, record):
                     return None
@@ -396,7 +330,7 @@ class DynamoDBStore:
         return request
 
     async def _get(self, session_id: str, now: int, *, consistent: bool) -> Record | None:
-        answer = await self._call(
+        answer = await self.call(
             "get_item", TableName=self.table_name, Key=item.key(session_id), ConsistentRead=consistent
         )
         if "Item" not in answer:
@@ -412,75 +346,11 @@ class DynamoDBStore:
 
     async def _write(self, record: Record, operation: str, **parameters: Any) -> dict[str, Any]:
         try:
-            return await self._retry_contended(operation, **parameters)
+            return await self.retry_contended(operation, **parameters)
         except ItemTooLarge:  # Others have added to the session since it was loaded.
             raise SessionTooLarge(
                 MAX_RECORD_SIZE + 1, MAX_RECORD_SIZE, sorted(record.data, key=lambda key: -len(record.data[key]))[:3]
             ) from None
-
-    async def _retry_contended(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make a call again while another transaction holds the item: the SDK does not."""
-        begun = time.monotonic()
-        with contextlib.suppress(Contended):
-            return await self._call(operation, **parameters)
-        with self._deadline(since=begun):
-            for attempt in range(1, _ATTEMPTS):
-                await _pause(attempt)
-                with contextlib.suppress(Contended):
-                    return await self._call(operation, **parameters)
-        raise StoreUnavailable("other transactions keep holding the session")
-
-    async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        if self._create_table and not self._answered:
-            await self._prepare()
-        self._breaker.check()
-        if counts_capacity():
-            parameters["ReturnConsumedCapacity"] = "TOTAL"
-        try:
-            answer = await self._door.call(operation, **parameters)
-        except NotAsked:
-            raise
-        except StoreUnavailable as error:
-            self._breaker.failed(error)
-            raise
-        except SessionError:
-            self._breaker.answered()
-            raise
-        self._breaker.answered()
-        if "ConsumedCapacity" in answer:
-            add_capacity(answer["ConsumedCapacity"])
-        return answer
-
-    @contextmanager
-    def _deadline(self, *, since: float | None = None) -> Iterator[None]:
-        """End an operation of several calls soon after the deadline of one: a call that hangs is told first."""
-        spent = 0.0 if since is None else time.monotonic() - since
-        try:
-            with anyio.fail_after(self._door.timeout * 1.05 - spent):
-                yield
-        except TimeoutError:
-            raise StoreUnavailable(f"DynamoDB was not done within {self._door.timeout:g} s") from None
-
-    async def _prepare(self) -> None:
-        """Create the table before its first use."""
-        if not await in_thread(self.probe, timeout=_CREATE_TABLE_TIMEOUT):
-            raise self.probe_error or StoreUnavailable("DynamoDB did not answer")
-
-
-def _open_door(client: Any, **options: Any) -> Door:
-    """Return the way to DynamoDB that a client stands for."""
-    wants_async = client == "async"
-    if isinstance(client, str) and not wants_async:
-        raise ConfigurationError(f'client={client!r} must be "async" or a client')
-    if not wants_async and not type(client).__module__.startswith("aiodynamo."):
-        return Boto3Door(client, **options)
-    try:
-        from dynamodb_sessions.async_client import AsyncDoor  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigurationError(
-            f"client={client!r} takes what is not installed ({error.name}): pip install 'dynamodb-sessions[async]'"
-        ) from error
-    return AsyncDoor(None if wants_async else client, **options)
 
 
 def _of_version(version: int) -> dict[str, Any]:
@@ -495,12 +365,6 @@ def _of_version(version: int) -> dict[str, Any]:
         "ExpressionAttributeNames": {"#v": "version"},
         "ExpressionAttributeValues": {":v": item.number(version)},
     }
-
-
-async def _pause(attempt: int) -> None:
-    """Wait before an attempt that is not the first, longer each time, and no two writers the same."""
-    if attempt:
-        await anyio.sleep(random.uniform(0, _FIRST_PAUSE * 2**attempt))  # noqa: S311 - it only spreads the retries
 
 
 def _set_attributes(changes: Changes, sets: list[str], removes: list[str], request: dict[str, Any]) -> None:

@@ -35,16 +35,19 @@ def pack(value: str, compress_over: int | None) -> dict[str, Any]:
 
 
 def unpack(attribute: Mapping[str, Any]) -> str:
-    """Return the value that is held. Raises KeyError, ValueError or zlib.error if it is none."""
+    """Return the value that is held. Raises KeyError, TypeError or ValueError if it is none."""
     if "S" in attribute:
         text: str = attribute["S"]
         return text
     held = attribute["B"]
     inflating = zlib.decompressobj()
     # A client may leave it as it came, in base64. And a few bytes may claim to be gigabytes.
-    value = inflating.decompress(held if isinstance(held, bytes) else base64.b64decode(held), MAX_RECORD_SIZE)
+    try:
+        value = inflating.decompress(held if isinstance(held, bytes) else base64.b64decode(held), MAX_RECORD_SIZE)
+    except zlib.error:
+        raise ValueError("not compressed as it should be") from None
     if not inflating.eof:
-        raise ValueError("more than a session can hold")
+        raise ValueError("cut off, or more than a session can hold")
     return value.decode()
 
 
@@ -89,7 +92,7 @@ def to_record(session_id: str, item: dict[str, Any]) -> Record:
             owner=item["owner"]["S"] if "owner" in item else None,
             max_age=_int(item["max_age"]) if "max_age" in item else None,
         )
-    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue) as error:
         raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
 
 

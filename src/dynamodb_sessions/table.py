@@ -1,4 +1,7 @@
-"""The table's one definition, and its creation for development. Production deploys what `emit.py` makes of it."""
+"""The tables' one definition, and their creation for development. Production deploys what `emit.py` makes of it.
+
+There are two kinds: of sessions, one item each, and of agents' conversations, one item a message.
+"""
 
 import contextlib
 import time
@@ -8,6 +11,8 @@ from typing import Any
 KEY = "session_id"
 TTL = "ttl"
 OWNER_INDEX = "owner-index"
+POSITION = "position"
+"""The sort key of conversations: of a conversation's head 0, of its messages a number that grows."""
 
 _POLL_SECONDS = 0.25
 _POLLS = 240
@@ -20,15 +25,20 @@ class Target:
     table_name: str
     region_name: str | None = None
     endpoint_url: str | None = None
+    conversations: bool = False
 
 
-def definition(table_name: str) -> dict[str, Any]:
+def definition(table_name: str, *, conversations: bool = False) -> dict[str, Any]:
     """Return the parameters of CreateTable."""
+    keys, attributes = [{"AttributeName": KEY, "KeyType": "HASH"}], [{"AttributeName": KEY, "AttributeType": "S"}]
+    if conversations:
+        keys.append({"AttributeName": POSITION, "KeyType": "RANGE"})
+        attributes.append({"AttributeName": POSITION, "AttributeType": "N"})
     return {
         "TableName": table_name,
-        "KeySchema": [{"AttributeName": KEY, "KeyType": "HASH"}],
+        "KeySchema": keys,
         "AttributeDefinitions": [
-            {"AttributeName": KEY, "AttributeType": "S"},
+            *attributes,
             {"AttributeName": "owner", "AttributeType": "S"},
             {"AttributeName": "created_at", "AttributeType": "N"},
         ],
@@ -52,13 +62,13 @@ def time_to_live() -> dict[str, Any]:
     return {"Enabled": True, "AttributeName": TTL}
 
 
-def create(client: Any, table_name: str) -> None:
+def create(client: Any, table_name: str, *, conversations: bool = False) -> None:
     """Create the table with its TTL if it does not exist, and wait until it can be used.
 
     Others may do the same at the same time. Raises what the client raises, and TimeoutError after a minute.
     """
     with contextlib.suppress(client.exceptions.ResourceInUseException):  # Another worker was first.
-        client.create_table(**definition(table_name))
+        client.create_table(**definition(table_name, conversations=conversations))
     for _ in range(_POLLS):
         if client.describe_table(TableName=table_name)["Table"]["TableStatus"] == "ACTIVE":
             break
