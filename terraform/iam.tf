@@ -11,7 +11,11 @@ locals {
   key_arns   = compact(concat([var.kms_key_arn], var.replicas[*].kms_key_arn))
 
   # TransactWriteItems has no permission of its own: it needs those of the puts and deletes in it.
-  item_actions = ["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"]
+  item_actions = concat(
+    ["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"],
+    var.conversations ? ["dynamodb:Query", "dynamodb:BatchWriteItem"] : [],
+  )
+  table_sid = var.conversations ? "Conversations" : "Sessions"
 
   operator_actions = ["dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive"]
 
@@ -33,7 +37,7 @@ locals {
   policy = {
     Version = "2012-10-17"
     Statement = concat(
-      [{ Sid = "Sessions", Effect = "Allow", Action = local.item_actions, Resource = local.table_arns }],
+      [{ Sid = local.table_sid, Effect = "Allow", Action = local.item_actions, Resource = local.table_arns }],
       local.index_statements,
       local.key_statements,
     )
@@ -43,7 +47,7 @@ locals {
     Version = "2012-10-17"
     Statement = concat(
       [{
-        Sid      = "Sessions"
+        Sid      = local.table_sid
         Effect   = "Allow"
         Action   = concat(local.item_actions, local.operator_actions)
         Resource = local.table_arns

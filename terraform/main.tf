@@ -18,6 +18,7 @@ resource "aws_dynamodb_table" "this" {
   read_capacity               = local.provisioned ? var.autoscaling.read.min : null
   write_capacity              = local.provisioned ? var.autoscaling.write.min : null
   hash_key                    = "session_id"
+  range_key                   = var.conversations ? "position" : null
   deletion_protection_enabled = var.deletion_protection
   tags                        = var.tags
 
@@ -32,7 +33,10 @@ resource "aws_dynamodb_table" "this" {
 
   # DynamoDB refuses to declare an attribute that no key uses.
   dynamic "attribute" {
-    for_each = var.owner_index ? { owner = "S", created_at = "N" } : {}
+    for_each = merge(
+      var.conversations ? { position = "N" } : {},
+      var.owner_index ? { owner = "S", created_at = "N" } : {},
+    )
 
     content {
       name = attribute.key

@@ -24,9 +24,9 @@ output "operator_policy_json" {
 }
 
 output "environment" {
-  description = "Environment variables that point the application at the table."
-  value = {
+  description = "Environment variables that point the application at the table. None for conversations: their table is named in code."
+  value = var.conversations ? tomap({}) : tomap({
     USE_DYNAMODB_SESSIONS = "true"
     SESSION_TABLE_NAME    = aws_dynamodb_table.this.name
-  }
+  })
 }

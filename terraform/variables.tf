@@ -10,6 +10,13 @@ variable "name" {
   }
 }
 
+variable "conversations" {
+  description = "Whether the table is for agents' conversations, an item a message, instead of sessions. Use the module once for each."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 variable "owner_index" {
   description = "Whether to build the index that finds the sessions of one owner. Only sessions bound to an owner are in it."
   type        = bool

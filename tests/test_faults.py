@@ -445,17 +445,21 @@ async def test_every_operation_ends_by_its_deadline(how: How, door: str | None, 
 
 
 async def test_what_has_failed_is_not_sent_again(door: str | None, faulty: Proxy, own_table: str) -> None:
-    """The thread whose reply drips outlives the deadline, and finds the connection broken: by then it is too late."""
+    """The thread whose reply drips outlives the deadline, and finds the connection broken: by then it is too late.
+
+    Without threads a dripping reply is given up in time to ask again, once.
+    """
+    attempts = 1 if door is None else 2
     store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=1.0, client=door)
     record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
     assert await store.create(record, now=NOW)
-    faulty.play("UpdateItem", [Step(How.DRIPPED, applied=False)])
+    faulty.play("UpdateItem", [Step(How.DRIPPED, applied=False)] * attempts)
     before = faulty.requests.count("UpdateItem")
     with pytest.raises(StoreUnavailable):
         await store.update(record, Changes(NOW + 100, set={"a": "2"}), now=NOW)
     faulty.heal()
     await anyio.sleep(1)
-    assert faulty.requests.count("UpdateItem") == before + 1
+    assert faulty.requests.count("UpdateItem") == before + attempts
     assert await store.load(record.id, now=NOW) == record
 
 

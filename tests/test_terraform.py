@@ -15,6 +15,7 @@ import boto3
 import pytest
 
 from dynamodb_sessions import DynamoDBStore, cli, emit, table
+from dynamodb_sessions.agents import DynamoDBConversation
 from dynamodb_sessions.table import Target
 from tests import test_store_contract
 from tests.conftest import TERRAFORM
@@ -101,6 +102,40 @@ def test_its_table_is_the_one_the_package_makes(applied: dict[str, Any], dynamod
     assert (ttl["TimeToLiveStatus"], ttl["AttributeName"]) == ("ENABLED", table.TTL)
     backups = dynamodb.describe_continuous_backups(TableName=applied["table_name"])["ContinuousBackupsDescription"]
     assert backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
+
+
+@pytest.fixture(scope="module")
+def conversations(terraform: Callable[[str], Run]) -> Iterator[dict[str, Any]]:
+    """Return the outputs of the module, applied for agents' conversations."""
+    run = terraform(".")
+    name = ("-var=name=applied-conversations", "-var=conversations=true", "-var=deletion_protection=false")
+    run("apply", "-no-color", "-auto-approve", *name)
+    yield {name: output["value"] for name, output in json.loads(run("output", "-json")).items()}
+    run("destroy", "-no-color", "-auto-approve", *name)
+
+
+@pytest.mark.anyio
+async def test_its_other_table_keeps_conversations(
+    conversations: dict[str, Any], dynamodb: Any, moto_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = conversations["table_name"]
+    made, wanted = dynamodb.describe_table(TableName=name)["Table"], table.definition(name, conversations=True)
+    assert made["KeySchema"] == wanted["KeySchema"]
+    assert sorted(map(str, made["AttributeDefinitions"])) == sorted(map(str, wanted["AttributeDefinitions"]))
+    for policy, operator in (("policy_json", False), ("operator_policy_json", True)):
+        target = Target(name, conversations=True)
+        assert granted(conversations[policy]) == granted(emit.iam(target, operator=operator))
+    assert conversations["environment"] == {}
+    conversation = DynamoDBConversation("c", name, endpoint_url=moto_url, ttl_seconds=60, owner="acme/alice")
+    await conversation.add_items([{"role": "user", "content": "Hello"}])
+    assert await conversation.get_items() == [{"role": "user", "content": "Hello"}]
+    status = cli.main(["--table", name, "--endpoint-url", moto_url, "check", "--conversations", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (status, found["ok"]) == (0, True)
+    assert {check["check"] for check in found["checks"] if check["verdict"] == "ok"} >= {
+        "Query messages",
+        "BatchWriteItem",
+    }
 
 
 def is_for_moto(test: Any) -> bool:

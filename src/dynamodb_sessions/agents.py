@@ -186,9 +186,10 @@ class DynamoDBConversation:
         region_name: str | None = None,
         endpoint_url: str | None = None,
         client: Any = None,
+        create_table: bool = False,
     ) -> AsyncIterator[Conversation]:
         """Yield an owner's conversations, the one begun last first. The index hears of a new one a moment later."""
-        place, now = _table(table_name, region_name, endpoint_url, client, False), wall_clock()
+        place, now = _table(table_name, region_name, endpoint_url, client, create_table), wall_clock()
         pages = place.pages(
             "query",
             TableName=table_name,

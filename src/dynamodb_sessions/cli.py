@@ -90,21 +90,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser("dynamodb-sessions", description=_DESCRIPTION, epilog=_EPILOG, parents=[place])
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    kind = _Parser(add_help=False)
+    kind.add_argument(
+        "--conversations",
+        action="store_true",
+        help="the table of agents' conversations; its name is conversations by default",
+    )
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[place])
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, *more: _Parser
+    ) -> argparse.ArgumentParser:
+        described = f"{text[0].upper()}{text[1:]}."
+        made = commands.add_parser(name, help=text, description=described, parents=[place, *more])
         made.set_defaults(run=run)
         return made
 
-    check = command("check", _check, "find what is wrong with region, credentials, table and permissions")
+    check = command("check", _check, "find what is wrong with region, credentials, table and permissions", kind)
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
 
-    emitting = command("emit", _emit, "print what to deploy: the table, or the IAM policy of those who use it")
+    emitting = command("emit", _emit, "print what to deploy: the table, or the IAM policy of those who use it", kind)
     emitting.add_argument("form", choices=["terraform", "cloudformation", "cdk", "cli", "iam"])
     emitting.add_argument("--operator", action="store_true", help="with iam: an operator's policy, not the app's")
     emitting.set_defaults(usage=emitting.error)
 
-    command("create-table", _create_table, "create the table if it is not there: for development")
+    command("create-table", _create_table, "create the table if it is not there: for development", kind)
 
     listing = command("list", _list, "list the live sessions; without --owner it reads the whole table")
     listing.add_argument("--owner", type=_text, help="only those bound to this owner, oldest first")
@@ -156,7 +165,7 @@ def _create_table(options: argparse.Namespace) -> int:
     target = _target(options)
     client = _store(target).client
     try:
-        table.create(client, target.table_name)
+        table.create(client, target.table_name, conversations=target.conversations)
     except Exception as error:
         raise ConfigurationError(f"the table cannot be created: {error}") from error
     print(
@@ -316,10 +325,12 @@ def _run(command: Callable[[argparse.Namespace], Coroutine[Any, Any, int]], opti
 
 
 def _target(options: argparse.Namespace) -> Target:
+    conversations = getattr(options, "conversations", False)
     return Target(
-        getattr(options, "table", None) or settings.table_name(),
+        getattr(options, "table", None) or ("conversations" if conversations else settings.table_name()),
         getattr(options, "region", None),
         getattr(options, "endpoint_url", None) or settings.endpoint_url(),
+        conversations,
     )
 
 

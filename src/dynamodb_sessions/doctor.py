@@ -68,6 +68,12 @@ _CAUSES = {
     "HTTPClientError": ("connection", _MEND_CONNECTION),
 }
 
+_OF_NOBODY: dict[str, Any] = {
+    "KeyConditionExpression": "#k = :k",
+    "ExpressionAttributeNames": {"#k": table.KEY},
+    "ExpressionAttributeValues": {":k": {"S": _NOBODY}},
+}
+
 _TYPES = {"S": "a string", "N": "a number", "B": "binary"}
 
 
@@ -137,8 +143,16 @@ class _Examination:
         self._store = store
         self._client = store.client
 
+    @property
+    def _name(self) -> str:
+        return "table_name" if self._target.conversations else "SESSION_TABLE_NAME"
+
+    @property
+    def _flag(self) -> str:
+        return " --conversations" if self._target.conversations else ""
+
     def findings(self) -> Iterator[Finding]:
-        got = self._ask("get_item", Key=item.key(PROBE_ID))
+        got = self._ask("get_item", Key=self._key_of(PROBE_ID))
         yield _ok("connection", self._client.meta.endpoint_url)
         yield _clock(got.skew)
         if got.code in _REFUSED:
@@ -171,12 +185,19 @@ class _Examination:
             ("DescribeTimeToLive", time_to_live),
         ):
             yield self._optional(operation, answer)
-        if all(finding.verdict is not Verdict.WRONG for finding in needed if finding.check != "Query"):
+        # A conversation's life takes the extra that agents take.
+        is_well = all(finding.verdict is not Verdict.WRONG for finding in needed if finding.check != "Query")
+        if is_well and not self._target.conversations:
             yield self._round_trip()
+
+    def _key_of(self, session_id: str) -> dict[str, Any]:
+        """Return the key of an item that is not there."""
+        position = {table.POSITION: item.number(0)} if self._target.conversations else {}
+        return {**item.key(session_id), **position}
 
     def _ask(self, operation: str, **parameters: Any) -> _Answer:
         """Make a call on the table. Raises what the SDK raises if nothing answers."""
-        if operation != "transact_write_items":
+        if operation not in {"transact_write_items", "batch_write_item"}:
             parameters["TableName"] = self._target.table_name
         started = time.time()
         try:
@@ -206,7 +227,7 @@ class _Examination:
             return _wrong(
                 "table",
                 f"there is no table {name} in {region}",
-                "correct SESSION_TABLE_NAME or the region, or make it with `dynamodb-sessions create-table` or, "
+                f"correct {self._name} or the region, or make it with `dynamodb-sessions create-table{self._flag}` or, "
                 "to rely on it, what `dynamodb-sessions emit` prints",
             )
         status = described.body.get("Table", {}).get("TableStatus", "ACTIVE")
@@ -217,17 +238,17 @@ class _Examination:
         return _ok("table", name)
 
     def _key(self, got: _Answer, made: dict[str, Any]) -> Finding:
-        expected = f"{table.KEY}, {_TYPES['S']}"
-        fix = "the key of a table cannot be changed: make another one, and point SESSION_TABLE_NAME at it"
+        definition = table.definition(self._target.table_name, conversations=self._target.conversations)
+        expected = _schema(definition["KeySchema"], definition)
+        fix = f"the key of a table cannot be changed: make another one, and point {self._name} at it"
         if not made:
             if got.code == _DENIED:
                 return _not_allowed("key", "DescribeTable")
             if got.code == _INVALID:
                 return _wrong("key", f"the table's key is not {expected}", fix)
             return _ok("key", expected)
-        definition = table.definition(self._target.table_name)
         actual = _schema(made["KeySchema"], made)
-        if actual == _schema(definition["KeySchema"], definition):
+        if actual == expected:
             return _ok("key", expected)
         return _wrong("key", f"the table's key is {actual}, not {expected}", fix)
 
@@ -260,7 +281,8 @@ class _Examination:
         return missing if found is None else self._index_found(found, made, f"delete it, then {add}")
 
     def _index_found(self, found: dict[str, Any], made: dict[str, Any], fix: str) -> Finding:
-        name, definition = found["IndexName"], table.definition(self._target.table_name)
+        definition = table.definition(self._target.table_name, conversations=self._target.conversations)
+        name = found["IndexName"]
         (wanted,) = definition["GlobalSecondaryIndexes"]
         actual, expected = _schema(found["KeySchema"], made), _schema(wanted["KeySchema"], definition)
         if actual != expected:
@@ -280,7 +302,7 @@ class _Examination:
             "ConditionExpression": "attribute_exists(#id) AND attribute_not_exists(#id)",
             "ExpressionAttributeNames": {"#id": table.KEY},
         }
-        key, another = item.key(PROBE_ID), item.key(_ANOTHER_ID)
+        key, another = self._key_of(PROBE_ID), self._key_of(_ANOTHER_ID)
         put = {"TableName": name, "Item": key, **never}
         delete = {"TableName": name, "Key": another, **never}
         yield self._permission("GetItem", got)
@@ -289,6 +311,10 @@ class _Examination:
         yield self._permission("DeleteItem", self._ask("delete_item", Key=key, **never))
         writes = [{"Put": put}, {"Delete": delete}]
         yield self._permission("TransactWriteItems", self._ask("transact_write_items", TransactItems=writes))
+        if self._target.conversations:
+            yield replace(self._permission("Query", self._ask("query", **_OF_NOBODY)), check="Query messages")
+            deletes = {name: [{"DeleteRequest": {"Key": key}}]}
+            yield self._permission("BatchWriteItem", self._ask("batch_write_item", RequestItems=deletes))
         if at_index.verdict is Verdict.WRONG and queried.code != _DENIED:
             yield Finding("Query", Verdict.OPEN, "cannot be tried without the index")
         else:
@@ -303,7 +329,7 @@ class _Examination:
         return _wrong(
             operation,
             "not allowed",
-            f"allow the role {allow} on {where}: `dynamodb-sessions emit iam` prints the policy",
+            f"allow the role {allow} on {where}: `dynamodb-sessions emit iam{self._flag}` prints the policy",
         )
 
     def _optional(self, operation: str, answer: _Answer) -> Finding:

@@ -15,6 +15,9 @@ from dynamodb_sessions.table import Target
 ITEM_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem")
 """What an app calls. TransactWriteItems has no permission of its own: it needs those of the writes in it."""
 
+CONVERSATION_ACTIONS = (*ITEM_ACTIONS, "Query", "BatchWriteItem")
+"""What an app calls on the table of its agents' conversations."""
+
 OPERATOR_ACTIONS = ("Scan", "DescribeTable", "DescribeTimeToLive")
 """What the command line calls besides."""
 
@@ -39,7 +42,8 @@ def terraform(target: Target) -> str:
         **keys,
         "deletion_protection_enabled": made["DeletionProtectionEnabled"],
     }
-    resource = _block('resource "aws_dynamodb_table" "sessions"', arguments, *blocks)
+    name = "conversations" if target.conversations else "sessions"
+    resource = _block(f'resource "aws_dynamodb_table" "{name}"', arguments, *blocks)
     region = "" if target.region_name is None else _block('provider "aws"', {"region": target.region_name}) + "\n"
     return f"{_TERRAFORM}\n{region}{resource}"
 
@@ -54,7 +58,7 @@ def cloudformation(target: Target) -> str:
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": "The table of dynamodb-sessions",
         "Resources": {
-            "Sessions": {
+            "Conversations" if target.conversations else "Sessions": {
                 "Type": "AWS::DynamoDB::Table",
                 "DeletionPolicy": "Retain",
                 "UpdateReplacePolicy": "Retain",
@@ -80,6 +84,8 @@ def cdk(target: Target) -> str:
         imports="App, RemovalPolicy, Stack" if target.region_name is None else "App, Environment, RemovalPolicy, Stack",
         table_name=_quote(target.table_name),
         partition_key=attribute(keys["hash_key"]),
+        sort_key=f"\n    sort_key={attribute(keys['range_key'])}," if target.conversations else "",
+        stack="Conversations" if target.conversations else "Sessions",
         billing_mode=made["BillingMode"],
         ttl=_quote(table.TTL),
         index_name=_quote(index["IndexName"]),
@@ -104,11 +110,15 @@ def cli(target: Target) -> str:
 def iam(target: Target, *, operator: bool = False) -> str:
     """Return the policy of the app's role, or of an operator's: the least that works."""
     arn = _arn(target)
-    item_actions = ITEM_ACTIONS + OPERATOR_ACTIONS if operator else ITEM_ACTIONS
+    item_actions = CONVERSATION_ACTIONS if target.conversations else ITEM_ACTIONS
     policy = {
         "Version": "2012-10-17",
         "Statement": [
-            _allow("Sessions", item_actions, arn),
+            _allow(
+                "Conversations" if target.conversations else "Sessions",
+                item_actions + OPERATOR_ACTIONS if operator else item_actions,
+                arn,
+            ),
             _allow("OwnerIndex", ("Query",), f"{arn}/index/{table.OWNER_INDEX}"),
         ],
     }
@@ -123,7 +133,7 @@ def enable_time_to_live(target: Target, *, enabled: bool = True, attribute: str 
 
 def add_index(target: Target) -> str:
     """Return the command that adds the index to a table without it."""
-    made = table.definition(target.table_name)
+    made = table.definition(target.table_name, conversations=target.conversations)
     (index,) = made["GlobalSecondaryIndexes"]
     needed = {key["AttributeName"] for key in (*made["KeySchema"], *index["KeySchema"])}
     request = {
@@ -141,7 +151,7 @@ def _production(target: Target) -> dict[str, Any]:
     """Return the parameters of CreateTable for a table that people rely on."""
     if target.table_name.startswith("arn:"):
         raise ConfigurationError("a table is made by its name: give --table a name, not an ARN")
-    return table.definition(target.table_name) | {"DeletionProtectionEnabled": True}
+    return table.definition(target.table_name, conversations=target.conversations) | {"DeletionProtectionEnabled": True}
 
 
 def _types(made: dict[str, Any]) -> dict[str, str]:
@@ -210,12 +220,12 @@ from aws_cdk import {imports}
 from aws_cdk import aws_dynamodb as dynamodb
 
 app = App()
-stack = Stack(app, "Sessions"{environment})
+stack = Stack(app, "{stack}"{environment})
 table = dynamodb.Table(
     stack,
     "Table",
     table_name={table_name},
-    partition_key={partition_key},
+    partition_key={partition_key},{sort_key}
     billing_mode=dynamodb.BillingMode.{billing_mode},
     time_to_live_attribute={ttl},
     point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(

@@ -1,0 +1,1 @@
+"""Agent chat: a login, and a conversation with an agent that outlives the page. `python -m examples.agent_chat`."""
