@@ -25,8 +25,8 @@ output "operator_policy_json" {
 
 output "environment" {
   description = "Environment variables that point the application at the table. None for conversations: their table is named in code."
-  value = var.conversations ? tomap({}) : tomap({
+  value = { for name, value in {
     USE_DYNAMODB_SESSIONS = "true"
     SESSION_TABLE_NAME    = aws_dynamodb_table.this.name
-  })
+  } : name => value if !var.conversations }
 }

@@ -131,6 +131,48 @@ def test_nothing_is_wrong_with_the_packages_own_table(check: Check, client: Any,
     assert not any(finding.fix for finding in findings.values())
 
 
+def test_nothing_is_wrong_with_the_packages_table_of_conversations(
+    client: Any, table_name: str, endpoint_url: str
+) -> None:
+    table.create(client, table_name, conversations=True)
+    findings = [*doctor.examine(Target(table_name, endpoint_url=endpoint_url, conversations=True))]
+    assert [finding.check for finding in findings if finding.verdict is not OK] == []
+    assert {"Query messages", "BatchWriteItem", "Query"} <= {finding.check for finding in findings}
+    assert client.scan(TableName=table_name)["Items"] == []
+
+
+@pytest.mark.parametrize("denied", ["Query", "BatchWriteItem"])
+def test_what_an_agents_role_lacks_is_named(denied: str, client: Any, table_name: str, front: Front) -> None:
+    table.create(client, table_name, conversations=True)
+    front.denied = {denied}
+    findings = {
+        finding.check: finding
+        for finding in doctor.examine(Target(table_name, endpoint_url=front.url, conversations=True))
+    }
+    name = "Query messages" if denied == "Query" else denied
+    assert findings[name].verdict is WRONG
+    assert f"allow the role {denied} on the table" in findings[name].fix
+    assert "emit iam --conversations" in findings[name].fix
+
+
+def test_a_table_of_sessions_is_none_of_conversations(client: Any, table_name: str, endpoint_url: str) -> None:
+    table.create(client, table_name)
+    found = [*doctor.examine(Target(table_name, endpoint_url=endpoint_url, conversations=True))]
+    (wrong,) = [finding for finding in found if finding.verdict is WRONG]
+    assert (wrong.check, wrong.detail) == (
+        "key",
+        "the table's key is session_id, a string, not session_id, a string and position, a number",
+    )
+    assert "SESSION_TABLE_NAME" not in wrong.fix
+
+
+def test_no_table_of_conversations(endpoint_url: str, table_name: str) -> None:
+    found = [*doctor.examine(Target(table_name, endpoint_url=endpoint_url, conversations=True))]
+    (wrong,) = [finding for finding in found if finding.verdict is WRONG]
+    assert wrong.check == "table"
+    assert "create-table --conversations" in wrong.fix
+
+
 def test_it_leaves_nothing_behind(check: Check, client: Any, table_name: str) -> None:
     table.create(client, table_name)
     check()

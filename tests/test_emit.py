@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -38,9 +39,9 @@ provider "aws" {{
 """
 
 
-@pytest.fixture
-def target(table_name: str) -> Target:
-    return Target(table_name)
+@pytest.fixture(params=[False, True], ids=["sessions", "conversations"])
+def target(request: pytest.FixtureRequest, table_name: str) -> Target:
+    return Target(table_name, conversations=request.param)
 
 
 def normal(definition: dict[str, Any]) -> dict[str, Any]:
@@ -73,13 +74,13 @@ def is_as_defined(dynamodb: Any, target: Target, moto_url: str) -> Callable[[], 
 
     def look() -> None:
         name = target.table_name
-        assert definition_of(dynamodb, name) == normal(table.definition(name))
+        assert definition_of(dynamodb, name) == normal(table.definition(name, conversations=target.conversations))
         time_to_live = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
         assert time_to_live == {"TimeToLiveStatus": "ENABLED", "AttributeName": "ttl"}
         assert dynamodb.describe_table(TableName=name)["Table"]["DeletionProtectionEnabled"] is True
         backups = dynamodb.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
         assert backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
-        findings = doctor.examine(Target(name, endpoint_url=moto_url))
+        findings = doctor.examine(replace(target, endpoint_url=moto_url))
         assert {finding.verdict for finding in findings} == {doctor.Verdict.OK}
 
     return look
@@ -143,7 +144,9 @@ def test_cloudformation_makes_the_table(
     (stack,) = client.describe_stacks(StackName=target.table_name)["Stacks"]
     assert stack["StackStatus"] == "CREATE_COMPLETE"
     # moto leaves out what is no part of CreateTable.
-    properties = json.loads(emit.cloudformation(target))["Resources"]["Sessions"]["Properties"]
+    properties = json.loads(emit.cloudformation(target))["Resources"][
+        "Conversations" if target.conversations else "Sessions"
+    ]["Properties"]
     for name, call in (
         ("TimeToLiveSpecification", dynamodb.update_time_to_live),
         ("PointInTimeRecoverySpecification", dynamodb.update_continuous_backups),
@@ -195,13 +198,17 @@ def cdk(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Construct]]:
 def test_cdk_describes_the_table(target: Target, cdk: dict[str, type[Construct]]) -> None:
     exec(compile(emit.cdk(target), "sessions_cdk.py", "exec"), {})
     (made,) = cdk["Table"].made
+    own_keys = [made.properties[name] for name in ("partition_key", "sort_key") if name in made.properties]
     keys = (
-        made.properties["partition_key"],
+        *own_keys,
         *(index[key] for index in made.indexes for key in ("partition_key", "sort_key")),
     )
     actual = {
         "TableName": made.properties["table_name"],
-        "KeySchema": [{"AttributeName": made.properties["partition_key"]["name"], "KeyType": "HASH"}],
+        "KeySchema": [
+            {"AttributeName": key["name"], "KeyType": kind}
+            for key, kind in zip(own_keys, ("HASH", "RANGE"), strict=False)
+        ],
         "AttributeDefinitions": [{"AttributeName": key["name"], "AttributeType": key["type"]} for key in keys],
         "BillingMode": made.properties["billing_mode"],
         "GlobalSecondaryIndexes": [
@@ -216,7 +223,7 @@ def test_cdk_describes_the_table(target: Target, cdk: dict[str, type[Construct]]
             for index in made.indexes
         ],
     }
-    assert normal(actual) == normal(table.definition(target.table_name))
+    assert normal(actual) == normal(table.definition(target.table_name, conversations=target.conversations))
     assert made.properties["time_to_live_attribute"] == "ttl"
     assert made.properties["point_in_time_recovery_specification"] == {"point_in_time_recovery_enabled": True}
     assert made.properties["deletion_protection"] is True
@@ -265,8 +272,8 @@ def test_the_commands_make_the_table(target: Target, dynamodb: Any, is_as_define
 
 def test_the_doctors_fixes_mend(target: Target, dynamodb: Any, is_as_defined: Callable[[], None]) -> None:
     """The index that lacks, and the TTL on another attribute."""
-    made = table.definition(target.table_name) | {"DeletionProtectionEnabled": True}
-    del made["GlobalSecondaryIndexes"], made["AttributeDefinitions"][1:]
+    made = table.definition(target.table_name, conversations=target.conversations) | {"DeletionProtectionEnabled": True}
+    del made["GlobalSecondaryIndexes"], made["AttributeDefinitions"][len(made["KeySchema"]) :]
     dynamodb.create_table(**made)
     run(dynamodb, emit.enable_time_to_live(target, attribute="expires"))
     run(dynamodb, emit.cli(target).splitlines()[-1])
@@ -289,18 +296,23 @@ def actions(statement: dict[str, Any]) -> list[str]:
     return [action.removeprefix("dynamodb:") for action in statement["Action"]]
 
 
+@pytest.mark.parametrize("conversations", [False, True], ids=["sessions", "conversations"])
 @pytest.mark.parametrize("operator", [False, True], ids=["app", "operator"])
-def test_the_policies_are_those_of_the_terraform_module(operator: bool) -> None:
+def test_the_policies_are_those_of_the_terraform_module(operator: bool, conversations: bool) -> None:
     text = (MODULE / "iam.tf").read_text()
 
     def named(name: str) -> list[str]:
-        (found,) = re.findall(rf"^ +{name} *= \[(.*)\]$", text, re.MULTILINE)
+        (found,) = re.findall(rf"^ +{name} *= (?:concat\(\n)? *\[(.*)\],?$", text, re.MULTILINE)
         return re.findall(r'"dynamodb:(\w+)"', found)
 
     (on_index,) = re.findall(r'Sid = "OwnerIndex", Effect = "Allow", Action = \[(.*?)\]', text)
-    on_table = named("item_actions") + (named("operator_actions") if operator else [])
-    statements = json.loads(emit.iam(Target("sessions"), operator=operator))["Statement"]
-    assert [(each["Sid"], each["Effect"]) for each in statements] == [("Sessions", "Allow"), ("OwnerIndex", "Allow")]
+    (of_agents,) = re.findall(r"var\.conversations \? \[(.*)\] : \[\],", text)
+    more = re.findall(r'"dynamodb:(\w+)"', of_agents) if conversations else []
+    on_table = named("item_actions") + more + (named("operator_actions") if operator else [])
+    target = Target("sessions", conversations=conversations)
+    statements = json.loads(emit.iam(target, operator=operator))["Statement"]
+    sid = "Conversations" if conversations else "Sessions"
+    assert [(each["Sid"], each["Effect"]) for each in statements] == [(sid, "Allow"), ("OwnerIndex", "Allow")]
     assert actions(statements[0]) == on_table
     assert actions(statements[1]) == re.findall(r"dynamodb:(\w+)", on_index)
 
@@ -340,6 +352,13 @@ def test_the_command_prints_it(form: str, capsys: pytest.CaptureFixture[str]) ->
     expected = (emit.FORMS | {"iam": emit.iam})[form](Target("logins"))
     assert capsys.readouterr().out == expected
     assert "logins" in expected
+
+
+@pytest.mark.parametrize("form", ["terraform", "cloudformation", "cdk", "cli", "iam"])
+def test_the_command_prints_that_of_conversations(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["emit", form, "--conversations"]) == 0
+    expected = (emit.FORMS | {"iam": emit.iam})[form](Target("conversations", conversations=True))
+    assert capsys.readouterr().out == expected
 
 
 def test_the_operators_policy_is_printed_on_demand(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from dynamodb_sessions import DynamoDBStore, MemoryStore, cli, emit, item, open_session, table
+from dynamodb_sessions.agents import DynamoDBConversation
 from dynamodb_sessions.client import Boto3Door
 from dynamodb_sessions.fallback import FallbackStore
 from dynamodb_sessions.session import new_id
@@ -58,7 +59,9 @@ def granted(policy: str) -> set[Permission]:
 
 def needed(operation: str, request: Mapping[str, Any]) -> Iterator[Permission]:
     """Yield what IAM asks for before DynamoDB serves a request."""
-    if operation == "TransactWriteItems":
+    if operation == "BatchWriteItem":
+        yield from ((f"dynamodb:{operation}", name) for name in request["RequestItems"])
+    elif operation == "TransactWriteItems":
         for write in request["TransactItems"]:
             for kind, part in write.items():
                 yield from needed("ConditionCheckItem" if kind == "ConditionCheck" else f"{kind}Item", part)
@@ -330,6 +333,32 @@ COMMANDS = {
 
 def of_table(permissions: set[Permission], table_name: str) -> set[Permission]:
     return {(action, table_name + index) for action, index in permissions}
+
+
+CONVERSING = {GET, PUT, UPDATE, DELETE, QUERY, ("dynamodb:Query", ""), ("dynamodb:BatchWriteItem", "")}
+
+
+async def test_the_policy_of_conversations_is_enough_and_allows_nothing_else(
+    client: Any, dynamodb: Any, table_name: str
+) -> None:
+    table.create(dynamodb, table_name, conversations=True)
+    role = Role(granted(emit.iam(Target(table_name, "us-east-1", conversations=True))))
+    role.assume(client)
+    try:
+        conversation = DynamoDBConversation("c", table_name, client=client, owner="acme/alice", ttl_seconds=60)
+        await conversation.add_items([{"n": 1}])
+        await conversation.add_items([{"n": 2}, {"n": 3}])
+        assert [
+            each.session_id async for each in DynamoDBConversation.of_owner("acme/alice", table_name, client=client)
+        ]
+        assert await conversation.pop_item() == {"n": 3}
+        assert [message.item async for message in conversation.messages()] == await conversation.get_items()
+        await conversation.clear_session()
+        assert await conversation.get_items() == []
+    finally:
+        role.leave(client)
+    assert role.denied == set()
+    assert role.used == role.permissions == of_table(CONVERSING, table_name)
 
 
 @pytest.fixture(scope="module")

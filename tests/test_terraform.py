@@ -108,10 +108,11 @@ def test_its_table_is_the_one_the_package_makes(applied: dict[str, Any], dynamod
 def conversations(terraform: Callable[[str], Run]) -> Iterator[dict[str, Any]]:
     """Return the outputs of the module, applied for agents' conversations."""
     run = terraform(".")
-    name = ("-var=name=applied-conversations", "-var=conversations=true", "-var=deletion_protection=false")
-    run("apply", "-no-color", "-auto-approve", *name)
-    yield {name: output["value"] for name, output in json.loads(run("output", "-json")).items()}
-    run("destroy", "-no-color", "-auto-approve", *name)
+    state = "-state=conversations.tfstate"
+    options = ("-var=name=applied-conversations", "-var=conversations=true", "-var=deletion_protection=false")
+    run("apply", "-no-color", "-auto-approve", state, *options)
+    yield {name: output["value"] for name, output in json.loads(run("output", "-json", state)).items()}
+    run("destroy", "-no-color", "-auto-approve", state, *options)
 
 
 @pytest.mark.anyio
