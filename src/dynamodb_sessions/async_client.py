@@ -77,9 +77,7 @@ class AsyncDoor:
                     return await self._send(exchange, operation, parameters)
         except TimeoutError:
             if not exchange.attempts:
-                raise NotAsked(
-                    f"more than {MAX_CONCURRENT_CALLS} calls at once: this one's turn did not come"
-                ) from None
+                raise NotAsked(f"no turn in {self.timeout:g} s: over {MAX_CONCURRENT_CALLS} calls at once") from None
             raise StoreUnavailable(f"DynamoDB did not answer within {self.timeout:g} s") from None
         except SessionError:
             raise

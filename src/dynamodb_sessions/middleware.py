@@ -3,6 +3,7 @@
 It knows no store: whatever keeps the contract of `store.py` will do.
 """
 
+import functools
 import inspect
 import logging
 from collections.abc import Sequence
@@ -175,7 +176,7 @@ class _Exchange:
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
             # back to it, or each request would be left for the garbage collector.
             self._refused = True
-            self._receive, self._send = _gone, _ignored
+            self._receive, self._send = functools.partial(_gone, self._scope["type"]), _ignored
             self._scope = self._session = None
 
     async def _run(self) -> None:
@@ -383,8 +384,8 @@ class _Exchange:
         await response(self._scope, self._receive, self._send)
 
 
-async def _gone() -> Message:
-    return {"type": "http.disconnect"}
+async def _gone(protocol: str) -> Message:
+    return {"type": f"{protocol}.disconnect"}
 
 
 async def _ignored(_: Message) -> None:
