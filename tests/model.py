@@ -448,7 +448,7 @@ class Request:
             self.refused, self.answer.status = True, 503
             return False
         self.started, self.answer.status, self.answer.cookie = True, self.status, self.cookie
-        self.used = False  # For a touch, once will do.
+        self.used = self.used and self.status >= 500  # For a touch, once will do.
         if isinstance(self.cookie, tuple):
             assert isinstance(self.cookie[0], int)
             self.world.jar = self.cookie[0]

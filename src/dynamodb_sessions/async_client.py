@@ -101,7 +101,8 @@ class AsyncDoor:
             meta = self._boto3.client.meta
             given = self._given = Client(exchange, _Boto3Credentials(), meta.region_name, URL(meta.endpoint_url))
         client = Client(exchange, given.credentials, given.region, given.endpoint, throttle_config=self._attempts)
-        return await client.send_request(action=_action(operation), payload=_as_json(parameters))
+        payload = parameters if operation == "get_item" else _as_json(parameters)
+        return await client.send_request(action=_action(operation), payload=payload)
 
 
 def _as_json(value: Any) -> Any:
@@ -116,6 +117,9 @@ def _as_json(value: Any) -> Any:
 @functools.cache
 def _action(operation: str) -> str:
     return operation.title().replace("_", "")
+
+
+_url = functools.lru_cache(maxsize=16)(URL)
 
 
 class _Pool:
@@ -173,7 +177,7 @@ class _Exchange:
         try:
             async with self._session.request(
                 request.method,
-                request.url,
+                _url(request.url),
                 headers=request.headers,
                 data=request.body,
                 allow_redirects=False,

@@ -260,7 +260,9 @@ class _Exchange:
                     await self._refuse("saved", error)
                     return
             session.late = True
-            accessed, session.accessed = session.accessed, False
+            accessed = session.accessed
+            if not self._failed:  # Else what it has dropped may still be saved.
+                session.accessed = False
             if message["type"] != "websocket.close" and (accessed or self._set_cookie is not None or self._superseded):
                 self._add_headers(message, accessed=accessed)
         elif message.get("more_body"):
