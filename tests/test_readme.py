@@ -61,13 +61,16 @@ def test_every_block_says_what_it_is() -> None:
 
 @pytest.fixture
 def _readers_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moto_url: str, dynamodb: Any) -> Iterator[None]:
-    """A directory and a DynamoDB with nothing in them but the table `sessions`, and a key in the environment."""
+    """A directory, a DynamoDB with nothing in it but the tables that the pages deploy, and a key in the environment."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", moto_url)
     monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
     monkeypatch.chdir(tmp_path)
-    table.create(dynamodb, "sessions")
+    names = ("sessions", "checkpoints", "conversations")
+    for name in names:
+        table.create(dynamodb, name, conversations=name == "conversations")
     yield
-    dynamodb.delete_table(TableName="sessions")
+    for name in names:
+        dynamodb.delete_table(TableName=name)
 
 
 @of("python")
@@ -92,6 +95,15 @@ def test_commands_parse(block: Block) -> None:
     assert commands.strip()
     checked = subprocess.run(["bash", "-n"], input=commands, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@of("hcl")
+def test_what_a_module_is_given_it_takes(block: Block) -> None:
+    taken = re.findall(r'^variable "(\w+)"', (PROJECT / "terraform" / "variables.tf").read_text(), re.MULTILINE)
+    calls = re.findall(r'^module "\w+" \{\n(.*?)^\}', block.text, re.MULTILINE | re.DOTALL)
+    assert calls
+    for call in calls:
+        assert set(re.findall(r"^  (\w+) +=", call, re.MULTILINE)) <= {"source", *taken}
 
 
 @pytest.mark.parametrize("command", [DEMO, TESTS], ids=["demo", "tests"])
