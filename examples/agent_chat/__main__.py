@@ -1,9 +1,16 @@
-"""Start the chat on http://127.0.0.1:8000/page: `python -m examples.agent_chat`.
+"""Start the chat: `python -m examples.agent_chat`.
 
-DynamoDB is the one at DYNAMODB_ENDPOINT_URL, whose tables are made, or else AWS's, whose tables must be there.
+DynamoDB is the one at DYNAMODB_ENDPOINT_URL, or else an emulator in this process, which forgets when that ends. With
+`--aws` it is AWS's, whose tables must be there.
 """
 
+import argparse
+import contextlib
+import logging
 import os
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import uvicorn
 
@@ -11,12 +18,41 @@ from dynamodb_sessions import DynamoDBStore
 from examples.agent_chat.app import create_app
 from examples.agent_chat.scripted import ScriptedModel
 
+REGION = "us-east-1"
 
-def main() -> None:
-    endpoint_url = os.environ.get("DYNAMODB_ENDPOINT_URL") or None
-    store = DynamoDBStore("sessions", endpoint_url=endpoint_url, create_table=endpoint_url is not None)
-    app = create_app(store, ScriptedModel(pace=0.1), endpoint_url=endpoint_url, create_table=endpoint_url is not None)
-    uvicorn.run(app)
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m examples.agent_chat", description="A chat with a scripted agent.")
+    parser.add_argument("--port", default=8000, type=int, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--aws", action="store_true", help="use DynamoDB itself: its tables sessions and conversations")
+    options = parser.parse_args(arguments)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        place: dict[str, Any] = {}
+        if not options.aws:
+            endpoint_url = os.environ.get("DYNAMODB_ENDPOINT_URL") or stack.enter_context(emulator())
+            # An emulator asks for credentials and a region, but does not mind which.
+            os.environ.setdefault("AWS_ACCESS_KEY_ID", "chat")
+            os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "chat")
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or REGION
+            place = {"endpoint_url": endpoint_url, "region_name": region, "create_table": True}
+        print(f"Agent chat: http://127.0.0.1:{options.port}/page (Ctrl-C closes it)", flush=True)
+        app = create_app(DynamoDBStore("sessions", **place), ScriptedModel(pace=0.1), **place)
+        uvicorn.run(app, port=options.port, log_level="warning")
+
+
+@contextlib.contextmanager
+def emulator() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - slow to import, and only needed here
+
+    os.environ.setdefault("SESSION_SECRET_KEY", secrets.token_urlsafe(32))  # Its sessions do not outlive it either.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # It would log every call.
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A conversation has an id of its own: the session's changes at every login, and a
 logs in goes on with the conversation begun last, wherever that was.
 """
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def create_app(  # noqa: C901 - a page of routes
     app = FastAPI(title="Agent chat")
     app.add_middleware(DynamoDBSessionMiddleware, secret_key, store=store, exclude=["/page"])
     agent = Agent(name="assistant", instructions="Be brief.", model=model)
+    answers: set[asyncio.Task[None]] = set()
 
     def conversation(session: Session) -> DynamoDBConversation:
         if "user" not in session:
@@ -77,7 +79,8 @@ def create_app(  # noqa: C901 - a page of routes
     async def history(request: Request) -> JSONResponse:
         session = session_of(request)
         found = [message.item async for message in conversation(session).messages()]
-        messages = [{"role": each["role"], "text": text_of(each)} for each in found]
+        # What a tool was asked and answered is in a conversation, too, and has no role.
+        messages = [{"role": each["role"], "text": text_of(each)} for each in found if "role" in each]
         return JSONResponse({"user": session["user"], "messages": messages})
 
     @app.post("/chat")
@@ -85,13 +88,27 @@ def create_app(  # noqa: C901 - a page of routes
         run = Runner.run_streamed(
             agent, turn.text, session=conversation(session_of(request)), run_config=RunConfig(tracing_disabled=True)
         )
+        words: asyncio.Queue[str | None] = asyncio.Queue()
 
-        async def words() -> AsyncIterator[str]:
-            async for event in run.stream_events():
-                if event.type == "raw_response_event" and isinstance(event.data, ResponseTextDeltaEvent):
-                    yield event.data.delta
+        async def listen() -> None:
+            try:
+                async for event in run.stream_events():
+                    if event.type == "raw_response_event" and isinstance(event.data, ResponseTextDeltaEvent):
+                        words.put_nowait(event.data.delta)
+            finally:
+                words.put_nowait(None)
 
-        return StreamingResponse(words(), media_type="text/plain; charset=utf-8")
+        # Not in the response: if its browser goes away, the answer is to be in the conversation all the same.
+        listening = asyncio.create_task(listen())
+        answers.add(listening)
+        listening.add_done_callback(answers.discard)
+
+        async def stream() -> AsyncIterator[str]:
+            while (word := await words.get()) is not None:
+                yield word
+            await listening
+
+        return StreamingResponse(stream(), media_type="text/plain; charset=utf-8")
 
     return app
 
