@@ -320,6 +320,24 @@ async def test_an_owners_conversations_are_listed_the_newest_first(converse: Con
     assert [each.session_id async for each in listed(converse, "acme/alice")] == ["third", "first"]
 
 
+async def test_what_has_become_somebody_elses_is_not_listed(converse: Converse, now: Clock) -> None:
+    """The index may be behind; here, it was read before."""
+    for name in ("first", "second"):
+        now.now += 1
+        await converse(name, owner="acme/alice").add_items([said("mine")])
+    found = []
+    async for each in listed(converse, "acme/alice"):
+        found.append(each.session_id)
+        await converse("first").clear_session()
+        await converse("first", owner="acme/bob").add_items([said("his")])
+    assert found == ["second"]
+
+
+@pytest.mark.parametrize("owner", ["", None, "x" * 1025])
+async def test_who_can_own_none_has_none(converse: Converse, owner: Any) -> None:
+    assert [found async for found in listed(converse, owner)] == []
+
+
 async def test_nobody_adds_to_anothers_conversation(converse: Converse) -> None:
     await converse(owner="acme/alice").add_items([said("mine")])
     with pytest.raises(SessionError, match="belongs to somebody else") as caught:

@@ -188,7 +188,12 @@ class DynamoDBConversation:
         client: Any = None,
         create_table: bool = False,
     ) -> AsyncIterator[Conversation]:
-        """Yield an owner's conversations, the one begun last first. The index hears of a new one a moment later."""
+        """Yield an owner's conversations, the one begun last first. The index hears of a new one a moment later.
+
+        An owner that no conversation can have has none.
+        """
+        if not is_owner(owner):
+            return
         place, now = _table(table_name, region_name, endpoint_url, client, create_table), wall_clock()
         pages = place.pages(
             "query",
@@ -203,7 +208,8 @@ class DynamoDBConversation:
             async for each in found:
                 key = {table.KEY: each[table.KEY], table.POSITION: each[table.POSITION]}
                 head = (await place.call("get_item", TableName=table_name, Key=key, ConsistentRead=True)).get("Item")
-                if head is not None and _is_live(head, now):
+                # The index may still name one that was cleared and is somebody else's now.
+                if head is not None and head.get("owner") == {"S": owner} and _is_live(head, now):
                     times = (int(head[name]["N"]) for name in ("created_at", "updated_at"))
                     yield Conversation(head[table.KEY]["S"], *times)
 
