@@ -40,7 +40,7 @@ async def answer(send: Any) -> None:
 
 
 async def test_nothing_is_left_to_the_garbage_collector() -> None:
-    """Else memory is not used again at once, and each request takes half as long again."""
+    """Else its memory is not used again at once, and each request takes longer."""
 
     async def app(scope: Any, _receive: Any, send: Any) -> None:
         if scope["path"] != "/nothing":

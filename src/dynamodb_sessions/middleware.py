@@ -174,7 +174,7 @@ class _Exchange:
             await self._run()
         finally:
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
-            # back to it, or each request would be left for the garbage collector.
+            # back to it, or each request would be left to the garbage collector.
             self._refused = True
             self._receive, self._send = functools.partial(_gone, self._scope["type"]), _ignored
             self._scope = self._session = None
