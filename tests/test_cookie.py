@@ -1,4 +1,5 @@
 import hashlib
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -29,13 +30,37 @@ def value_of(set_cookie: str) -> str:
 
 
 def read(cookie: SessionCookie, *headers: str) -> list[Ticket]:
-    return cookie.read([(b"cookie", header.encode("latin-1")) for header in headers])
+    return list(cookie.read([(b"cookie", header.encode("latin-1")) for header in headers]))
 
 
 def test_what_was_issued_is_read() -> None:
     cookie, name = a_cookie(), new_id()
     value = value_of(cookie.issue(name, 7, max_age=60, secure=False))
     assert [Ticket(name, 7)] == read(cookie, f"other=1; session_id={value}; more=2")
+
+
+def test_it_is_read_wherever_it_stands_and_however_often() -> None:
+    cookie, name = a_cookie(), new_id()
+    ours = cookie.issue(name, 7, max_age=60, secure=False).partition(";")[0]
+    for headers in (
+        (ours,),
+        (f"other=1;{ours}",),
+        ("other=1", ours, "session_id=forged"),
+        (f"a={'x' * 9000}; {ours}; b={'y' * 9000}",),
+    ):
+        for _ in range(2):
+            assert [Ticket(name, 7)] == read(cookie, *headers)
+    assert read(cookie, "session_id=forged", "other=1") == []
+
+
+def test_large_cookies_are_not_kept() -> None:
+    cookie = a_cookie()
+    tracemalloc.start()
+    for number in range(100):
+        read(cookie, f"session_id={number}; a={'x' * 50_000}")
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 def test_attributes_are_the_same_for_issuing_and_expiring() -> None:

@@ -3,13 +3,14 @@ import json
 import operator
 import pickle
 import secrets
-from collections import ChainMap
+from collections import ChainMap, OrderedDict
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 import pytest
 
-from dynamodb_sessions import ConfigurationError, CorruptRecord, Session, SessionError
+from dynamodb_sessions import ConfigurationError, CorruptRecord, Session, SessionError, UnserializableValue
 from dynamodb_sessions.session import new_id
 from dynamodb_sessions.store import Record
 
@@ -263,6 +264,74 @@ def test_whichever_way_a_nested_value_was_reached_its_change_counts(way: Callabl
     assert not session.modified
     cart.append(2)
     assert session.delta() == ({"cart": "[1,2]"}, frozenset())
+
+
+class One(IntEnum):
+    ONE = 1
+
+
+PUTS: dict[str, Callable[[Session, Any], Any]] = {
+    "[]": lambda session, cart: session.__setitem__("cart", cart),
+    "setdefault": lambda session, cart: (session.pop("cart"), session.setdefault("cart", cart)),
+    "update": lambda session, cart: session.update(cart=cart),
+    "|=": lambda session, cart: session.__ior__({"cart": cart}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_value_is_compared_with_what_is_stored_now_not_with_what_it_was_when_it_was_reached(
+    way: Callable[[Session], Any],
+) -> None:
+    session = a_session({"cart": [1], "other": 2})
+    cart = way(session)
+    cart.append(2)
+    session.settle(a_session({"cart": [1, 2], "other": 2}).record, asked=session.asked)
+    assert not session.modified
+    cart.pop()
+    assert session.delta() == ({"cart": "[1]"}, frozenset())
+    assert session.may_differ
+
+
+@pytest.mark.parametrize("put", PUTS.values(), ids=PUTS)
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_what_was_put_in_counts_however_it_is_looked_at_before_and_after(
+    way: Callable[[Session], Any], put: Callable[[Session, Any], Any]
+) -> None:
+    for looked_at in (False, True):
+        session = a_session({"cart": [1]})
+        if looked_at:
+            way(session)
+        put(session, [2])
+        assert way(session) == [2]
+        assert session.delta() == ({"cart": "[2]"}, frozenset())
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [
+        (True, "[true]"),
+        (1.0, "[1.0]"),
+        ("1", '["1"]'),
+        (None, "[null]"),
+        ([1], "[[1]]"),
+        (OrderedDict(a=1), '[{"a":1}]'),
+        (One.ONE, "[1]"),
+    ],
+)
+def test_the_type_of_a_nested_value_counts(way: Callable[[Session], Any], value: Any, encoded: str) -> None:
+    session = a_session({"cart": [1]})
+    way(session)[0] = value
+    assert session.delta() == ({} if encoded == "[1]" else {"cart": encoded}, frozenset())
+
+
+def test_a_nested_value_that_is_no_json_is_a_change_that_cannot_be_stored() -> None:
+    session = a_session({"cart": [1]})
+    session["cart"].append(object())
+    assert session.modified
+    assert session.may_differ
+    with pytest.raises(UnserializableValue, match="cart"):
+        session.delta()
 
 
 def test_what_was_put_in_can_be_changed_after_it_was_stored() -> None:

@@ -22,7 +22,8 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
 _SAME_SITE = ("lax", "strict", "none")
 MAX_CANDIDATES = 4
-_REMEMBERED_COOKIES = 1024
+_REMEMBERED = 1024
+_REMEMBERED_SIZE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,8 @@ class SessionCookie:
         self._prefix = name.encode() + b"="
         self.https_only = True if why_secure else https_only
         self._signers = [_signer(key) for key in keys]
-        # A browser sends the same cookie with all its requests, a page's at once.
-        self._verify_again = functools.lru_cache(_REMEMBERED_COOKIES)(self._verify)
+        # A browser sends the same cookies with all its requests, a page's at once.
+        self._read_again = functools.lru_cache(_REMEMBERED)(self._read)
         self._attributes = f"; Path={path}"
         if domain is not None:
             self._attributes += f"; Domain={domain}"
@@ -90,21 +91,24 @@ class SessionCookie:
         if partitioned:
             self._attributes += "; Partitioned"
 
-    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> list[Ticket]:
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Sequence[Ticket]:
         """Return what the cookies of this name say, of those that verify, in the browser's order, each id once.
 
         A browser sends several of one name when they were set for several paths or domains. Only the first four
         that verify count: nobody honest has more, and each may cost a read of the store.
         """
-        values = values_of(self._prefix, headers)
-        if not values:
-            return []
+        cookies = cookies_of(self._prefix, headers)
+        if not cookies:
+            return ()
+        return self._read_again(cookies) if len(cookies) <= _REMEMBERED_SIZE else self._read(cookies)
+
+    def _read(self, cookies: bytes) -> Sequence[Ticket]:
         tickets: dict[str, Ticket] = {}
-        for value in values:
-            ticket = self._verify_again(value) if _SIGNED.fullmatch(value) else None
+        for value in values_of(self._prefix, cookies):
+            ticket = self._verify(value) if _SIGNED.fullmatch(value) else None
             if ticket is not None and len(tickets) < MAX_CANDIDATES:
                 tickets.setdefault(ticket.session_id, ticket)
-        return list(tickets.values())
+        return tuple(tickets.values())
 
     def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:
         """Return the Set-Cookie value for a session. `max_age` in seconds; None: until the browser closes."""
@@ -152,10 +156,12 @@ def check_name(parameter: str, name: object) -> None:
         raise ConfigurationError(f"{parameter}={name!r} is not a valid cookie name")
 
 
-def values_of(prefix: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """Return what follows `prefix`, a name and `=`, in each cookie that begins with it, in the browser's order."""
-    cookies = [value for header, value in headers if header == b"cookie" and prefix in value]
-    if not cookies:
-        return []
-    pairs = [pair.strip(b" \t") for value in cookies for pair in value.split(b";")]
+def cookies_of(prefix: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return all cookies of a request, if `prefix`, a name and `=`, may be among them."""
+    return b";".join([value for header, value in headers if header == b"cookie" and prefix in value])
+
+
+def values_of(prefix: bytes, cookies: bytes) -> list[bytes]:
+    """Return what follows the prefix in each cookie that begins with it, in the browser's order."""
+    pairs = [pair.strip(b" \t") for pair in cookies.split(b";")]
     return [pair[len(prefix) :] for pair in pairs if pair.startswith(prefix)]

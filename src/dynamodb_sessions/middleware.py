@@ -278,18 +278,20 @@ class _Exchange:
 
     def _add_headers(self, message: Message, *, accessed: bool) -> None:
         headers = message["headers"] = list(message.get("headers", ()))
+        names = [name.lower() for name, _ in headers]
         if accessed:
-            if any(name.lower() == b"vary" for name, _ in headers):
+            if b"vary" in names:
                 MutableHeaders(raw=headers).add_vary_header("Cookie")
             else:
                 headers.append((b"vary", b"Cookie"))
-        cookie, imports = self._middleware.cookie, self._middleware.imports
         cookies = [] if self._set_cookie is None else [self._set_cookie]
+        cookie, imports = self._middleware.cookie, self._middleware.imports
         if imports is not None and imports.name != cookie.name and (self._superseded or (self._adopted and cookies)):
             cookies.append(cookie.expire(secure=self._is_secure, name=imports.name))
-        headers.extend((b"set-cookie", value.encode("latin-1")) for value in cookies)
-        if cookies and not any(name.lower() == b"cache-control" for name, _ in headers):
-            headers.append((b"cache-control", b"no-store"))
+        if cookies:
+            headers.extend([(b"set-cookie", value.encode("latin-1")) for value in cookies])
+            if b"cache-control" not in names:
+                headers.append((b"cache-control", b"no-store"))
 
     async def _save(self, session: Session) -> bool:
         return await self._commit(session, failed=False)

@@ -16,7 +16,7 @@ from itsdangerous import BadSignature, TimestampSigner
 
 from dynamodb_sessions import lifecycle
 from dynamodb_sessions.codec import encode_items
-from dynamodb_sessions.cookie import MAX_CANDIDATES, check_name, values_of
+from dynamodb_sessions.cookie import MAX_CANDIDATES, check_name, cookies_of, values_of
 from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
 from dynamodb_sessions.lifecycle import BROWSER_SESSION_AGE, Lifetimes, load
 from dynamodb_sessions.session import new_id
@@ -63,7 +63,7 @@ class StarletteCookie:
         Only the first four of them count, as of our own: each may cost reads of the store.
         """
         found: dict[str, CookieSession] = {}
-        for value in values_of(self._prefix, headers):
+        for value in values_of(self._prefix, cookies_of(self._prefix, headers)):
             carried = self._verify(value)
             if carried is not None and len(found) < MAX_CANDIDATES:
                 found.setdefault(carried.id, carried)

@@ -1,5 +1,6 @@
 """Session: the dict a handler holds. It knows what changed since it was loaded, and decides nothing."""
 
+import marshal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -45,9 +46,13 @@ class Session(dict[str, Any]):
     asked = 0
     """Grows with every `clear`, `regenerate`, `bind` and `set_max_age`: a commit settles only what it knew of."""
     _new_id: str | None = None
-    _handed_out: set[str] | None = None
-    """Keys that were set or removed, or whose value was given away and can be changed: all a commit has to compare."""
-    _all_handed_out = False
+    _handed_out: dict[str, bytes | None] | None = None
+    """Keys that were set or removed, or whose value was given away and can be changed: all a commit has to compare.
+
+    Each with the imprint that its value had when it was given away, as stored. None: only what is stored can tell.
+    """
+    _all_written = False
+    """Whether any key may have been set."""
     _store: OwnerStore | None = None
     stored_version = 0
     """The version that the last commit left."""
@@ -63,7 +68,7 @@ class Session(dict[str, Any]):
     ) -> None:
         if args or kwargs:
             super().__init__(*args, **kwargs)
-            self._all_handed_out = True
+            self._all_written = True
         if fixed_id is not None:
             self.fixed_id = self._new_id = fixed_id
         if presented_id is not None:
@@ -189,46 +194,40 @@ class Session(dict[str, Any]):
         stored = {} if self.record is None or self.cleared else self.record.data
         if not stored:
             return encode_items(dict(dict.items(self))), _NOTHING
-        keys = self._keys_handed_out()
-        to_set = {} if self._are_as_stored(keys, stored) else self._changed(keys, stored)
+        to_set = self._changed(stored)
         if dict.__len__(self) == len(stored) + (sum(key not in stored for key in to_set) if to_set else 0):
             return to_set, _NOTHING
         return to_set, frozenset(key for key in stored if not dict.__contains__(self, key))
 
-    def _are_as_stored(self, keys: list[str], stored: Mapping[str, str]) -> bool:
-        """Whether all these entries are what is stored, asked in one go: the usual answer is yes."""
-        if not keys:
-            return True
-        try:
-            values = encode([dict.__getitem__(self, key) for key in keys])
-            return values == f"[{','.join([stored[key] for key in keys])}]"
-        except (KeyError, TypeError, ValueError, RecursionError):
-            return False
-
-    def _changed(self, keys: list[str], stored: Mapping[str, str]) -> dict[str, str]:
+    def _changed(self, stored: Mapping[str, str]) -> dict[str, str]:
         """Return those of the entries that are not what is stored, encoded."""
-        changed = {}
-        for key in keys:
-            try:
-                value = dict.__getitem__(self, key)
-            except KeyError:
-                continue
-            if not _is_as_stored(value, stored.get(key)):
-                changed[key] = encode_item(key, value)
-        return changed
+        return {
+            key: encode_item(key, value)
+            for key in self._suspects()
+            if (value := dict.get(self, key, _ABSENT)) is not _ABSENT and not _is_as_stored(value, stored.get(key))
+        }
 
     @property
     def may_differ(self) -> bool:
         """Whether there may be anything to commit: something was done with it, or to a value that was given away."""
         if self.accessed:
             return True
-        if self._handed_out is None and not self._all_handed_out:
+        if self._handed_out is None and not self._all_written:
             return False
-        return self.record is None or not self._are_as_stored(self._keys_handed_out(), self.record.data)
+        if self.record is None:
+            return True
+        stored = self.record.data
+        return not all(_is_as_stored(dict.get(self, key, _ABSENT), stored.get(key)) for key in self._suspects())
 
-    def _keys_handed_out(self) -> list[str]:
-        # A list: a sync endpoint's thread may still hold the session.
-        return list(dict.keys(self)) if self._all_handed_out else list(self._handed_out or ())
+    def _suspects(self) -> list[str]:
+        """Return the keys whose entries may not be what is stored."""
+        # Lists: a sync endpoint's thread may still hold the session.
+        if self._all_written:
+            return list(dict.keys(self))
+        if self._handed_out is None:
+            return []
+        handed_out = list(self._handed_out.items())
+        return [key for key, then in handed_out if then is None or then != _imprint(dict.get(self, key))]
 
     def attach(self, save: Callable[["Session"], Awaitable[bool]], store: OwnerStore | None) -> None:
         """Say what `save` does, and where the session is kept."""
@@ -242,6 +241,8 @@ class Session(dict[str, Any]):
         `version` is the stored one: higher than the record's if others have changed the session too.
         """
         self.record = record
+        for key in list(self._handed_out or ()):
+            self._write(key)
         self.stored_version = version
         self.presented_id = None
         if asked == self.asked:
@@ -272,7 +273,7 @@ class Session(dict[str, Any]):
 
     def __reduce__(self) -> tuple[type["Session"], tuple[dict[str, Any]]]:
         """Copy and pickle the content, not the request it belongs to."""
-        self._all_handed_out = True
+        self._hand_out_all()
         return Session, (dict(dict.items(self)),)
 
     def _ask(self) -> None:
@@ -283,47 +284,67 @@ class Session(dict[str, Any]):
         self.accessed = True
         value = super().__getitem__(key)
         if value.__class__ not in _CONSTANTS:
-            self._hand_out(key)
+            self._hand_out(key, value)
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
         """As dict's."""
         self.accessed = True
         value = super().get(key, default)
-        if value.__class__ not in _CONSTANTS:
-            self._hand_out(key)
+        if value.__class__ not in _CONSTANTS and value is not default:
+            self._hand_out(key, value)
         return value
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """As dict's."""
         self.accessed = True
-        self._hand_out(key)
+        self._write(key)
         return super().setdefault(key, default)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.accessed = True
-        self._hand_out(key)
+        self._write(key)
         super().__setitem__(key, value)
 
     def __delitem__(self, key: str) -> None:
         self.accessed = True
-        self._hand_out(key)
+        self._write(key)
         super().__delitem__(key)
 
     def pop(self, key: str, *default: Any) -> Any:
         """As dict's."""
         self.accessed = True
-        self._hand_out(key)
+        self._write(key)
         return super().pop(key, *default)
 
-    def _hand_out(self, key: str) -> None:
+    def _hand_out(self, key: str, value: Any) -> None:
+        handed_out = self._handed_out
+        if handed_out is None:
+            handed_out = self._handed_out = {}
+        if key not in handed_out:
+            handed_out[key] = _imprint(value)
+
+    def _hand_out_all(self) -> None:
+        for key, value in list(dict.items(self)):
+            if value.__class__ not in _CONSTANTS:
+                self._hand_out(key, value)
+
+    def _write(self, key: str) -> None:
         if self._handed_out is None:
-            self._handed_out = {key}
-        else:
-            self._handed_out.add(key)
+            self._handed_out = {}
+        self._handed_out[key] = None
+
+
+def _imprint(value: Any) -> bytes | None:
+    """Return what no other JSON value has, sooner than its JSON: nothing is ever loaded from it. None: it is none."""
+    try:
+        return marshal.dumps(value, _WITHOUT_REFERENCES)
+    except ValueError:
+        return None
 
 
 def _is_as_stored(value: Any, stored: str | None) -> bool:
+    """Whether an entry is what is stored. One that is absent, or is no JSON, is not."""
     try:
         return stored is not None and same(encode(value), stored)
     except (TypeError, ValueError, RecursionError):
@@ -331,16 +352,21 @@ def _is_as_stored(value: Any, stored: str | None) -> bool:
 
 
 _NOTHING = frozenset[str]()
+_ABSENT = object()
 _CONSTANTS = frozenset((str, int, float, bool, type(None)))
+_WITHOUT_REFERENCES = 2
+"""The version of marshal's format that depends on nothing but the value."""
 
 
-def _marking(name: str, *, hands_out: bool) -> Callable[..., Any]:
+def _marking(name: str, *, reads: bool = False, writes: bool = False) -> Callable[..., Any]:
     method = getattr(dict, name)
 
     def marking(self: Session, /, *args: Any, **kwargs: Any) -> Any:
         self.accessed = True
-        if hands_out:
-            self._all_handed_out = True
+        if writes:
+            self._all_written = True
+        elif reads:
+            self._hand_out_all()
         return method(self, *args, **kwargs)
 
     marking.__name__ = name
@@ -354,6 +380,8 @@ for _name in (
     *("__contains__", "__eq__", "__iter__", "__len__", "__ne__", "__repr__", "__reversed__"),
     "keys",
 ):
-    setattr(Session, _name, _marking(_name, hands_out=False))
-for _name in ("__ior__", "__or__", "__ror__", "copy", "items", "popitem", "update", "values"):
-    setattr(Session, _name, _marking(_name, hands_out=True))
+    setattr(Session, _name, _marking(_name))
+for _name in ("__or__", "__ror__", "copy", "items", "values"):
+    setattr(Session, _name, _marking(_name, reads=True))
+for _name in ("__ior__", "popitem", "update"):
+    setattr(Session, _name, _marking(_name, writes=True))
