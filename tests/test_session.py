@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dynamodb_sessions import ConfigurationError, CorruptRecord, Session, SessionError, UnserializableValue
-from dynamodb_sessions.session import new_id
+from dynamodb_sessions.session import DueSession, new_id
 from dynamodb_sessions.store import Record
 
 
@@ -359,3 +359,13 @@ def test_what_goes_out_and_in_again_is_no_change() -> None:
     assert session.delta() == ({}, frozenset({"other"}))
     session["other"] = 2
     assert not session.modified
+
+
+def test_one_that_is_due_tells_once_that_it_is_used() -> None:
+    told: list[bool] = []
+    session = DueSession(record=a_session({"a": 1}).record)
+    session.on_access = lambda: told.append(session.accessed)
+    session.accessed = False
+    assert told == []
+    assert session["a"] == session.get("a") == 1
+    assert told == [True]

@@ -67,6 +67,10 @@ class Lifetimes:
             step = -(-idle // _TOUCHES_PER_LIFETIME)
         return expires_at - record.expires_at >= step
 
+    def is_due(self, record: Record, now: int) -> bool:
+        """Whether a session is to be touched if it is used now."""
+        return self.wants_touch(record, self.expires_at(now, created_at=record.created_at, own=record.max_age))
+
     def cookie_max_age(self, record: Record, now: int) -> int | None:
         """Return the seconds the browser is to keep the cookie; None: until it closes."""
         return None if self.max_age is None and record.max_age is None else record.expires_at - now

@@ -3,10 +3,13 @@
 It knows no store: whatever keeps the contract of `store.py` will do.
 """
 
+import asyncio
+import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,10 +22,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dynamodb_sessions import lifecycle, settings
 from dynamodb_sessions.cookie import SessionCookie, Ticket
 from dynamodb_sessions.events import ObservedStore, OnEvent, check_on_event
-from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
-from dynamodb_sessions.lifecycle import Create, Delete, Lifetimes, Nothing, Rotate, Update
+from dynamodb_sessions.exceptions import (
+    ConfigurationError,
+    CorruptRecord,
+    SessionError,
+    StoreUnavailable,
+    UnserializableValue,
+)
+from dynamodb_sessions.lifecycle import Create, Delete, Lifetimes, Nothing, Rotate, Touch, Update
 from dynamodb_sessions.memory import MemoryStore
-from dynamodb_sessions.session import Session
+from dynamodb_sessions.session import DueSession, Session
 from dynamodb_sessions.store import OwnerStore, ProbedStore, Record, SessionStore, short
 
 if TYPE_CHECKING:
@@ -158,6 +167,8 @@ class _Exchange:
     """Whether the client was told to come back later: whatever the app still says is not passed on."""
     _streaming = False
     _disconnected = False
+    _untouched: Exception | None = None
+    """Why the touch failed that was made while the app ran."""
     _committed: "anyio.Event | None" = None
     """Set when the commit that is under way, if one is, has ended."""
 
@@ -192,7 +203,10 @@ class _Exchange:
         session.attach(self._save, middleware.owners)
         self._session = self._scope["session"] = session
         try:
-            await middleware.app(self._scope, self._watch, self._respond)
+            if isinstance(session, DueSession):
+                await self._touch_meanwhile(session)
+            else:
+                await middleware.app(self._scope, self._watch, self._respond)
         except BaseException as error:
             gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
             await self._finish(session, failed=self._failed or not gone)
@@ -214,7 +228,7 @@ class _Exchange:
                     self._middleware.observed, ticket.session_id, self._middleware.lifetimes, min_version=ticket.version
                 )
                 if record is not None:
-                    session = Session(record=record)
+                    session = self._open(record, refresh=ticket.stale)
                     self._refresh = ticket.stale
                     return session
             except CorruptRecord as error:
@@ -227,8 +241,43 @@ class _Exchange:
             record = await imports.adopt(self._middleware.observed, carried, self._middleware.lifetimes)
             if record is not None:
                 self._refresh = self._adopted = True
-                return Session(record=record)
+                return self._open(record, refresh=True)
         return Session(presented_id=presented)
+
+    def _open(self, record: Record, *, refresh: bool) -> Session:
+        due = refresh or self._middleware.lifetimes.is_due(record, lifecycle.clock())
+        return DueSession(record=record) if due else Session(record=record)
+
+    async def _touch_meanwhile(self, session: DueSession) -> None:
+        """Run the app, and touch the session as soon as it is used and the app waits for something itself."""
+        failure = None
+        async with anyio.create_task_group() as tasks:
+            used = anyio.Event()
+            session.on_access = _from_any_thread(used.set)
+            if self._refresh:
+                used.set()
+            tasks.start_soon(self._touch, session, used)
+            try:
+                await self._middleware.app(self._scope, self._watch, self._respond)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is the app's, and not to be wrapped in the group's
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _touch(self, session: Session, used: anyio.Event) -> None:
+        record = session.record
+        await used.wait()
+        if self._committed is not None or session.record is not record:
+            return  # Whatever is committed, or has been, lets the session live longer, or ends it.
+        try:
+            await self._commit(session, failed=self._failed or self._refused, touch_only=True)
+        except UnserializableValue:
+            pass  # The app may still put it right.
+        except Exception as error:  # noqa: BLE001 - it is the commit's, before the response
+            self._untouched = error
 
     def _may_adopt(self, tickets: Sequence[Ticket]) -> bool:
         """Whether a cookie of Starlette's may be a session still.
@@ -296,7 +345,7 @@ class _Exchange:
     async def _save(self, session: Session) -> bool:
         return await self._commit(session, failed=False)
 
-    async def _commit(self, session: Session, *, failed: bool) -> bool:
+    async def _commit(self, session: Session, *, failed: bool, touch_only: bool = False) -> bool:
         """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
 
         One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
@@ -310,8 +359,11 @@ class _Exchange:
                     await self._committed.wait()
         now = lifecycle.clock()
         action = lifecycle.decide(session, self._middleware.lifetimes, now, failed=failed, refresh=self._refresh)
-        if isinstance(action, Nothing):
+        if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
             return not session.ended
+        if isinstance(action, Touch) and self._untouched is not None:
+            untouched, self._untouched = self._untouched, None
+            raise untouched
         self._committed = anyio.Event()
         try:
             with anyio.CancelScope(shield=True):
@@ -386,6 +438,24 @@ class _Exchange:
             "Service Unavailable", 503, {"Retry-After": _RETRY_AFTER, "Cache-Control": "no-store"}
         )
         await response(self._scope, self._receive, self._send)
+
+
+def _from_any_thread(callback: Callable[[], None]) -> Callable[[], None]:
+    """Return what makes the callback in this thread's event loop, and waits for nothing."""
+    here = threading.get_ident()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # Trio's: what other threads use, is touched when it is committed.
+        loop = None
+
+    def call() -> None:
+        if threading.get_ident() == here:
+            callback()
+        elif loop is not None:
+            with contextlib.suppress(RuntimeError):  # It is closed.
+                loop.call_soon_threadsafe(callback)
+
+    return call
 
 
 async def _gone(protocol: str) -> Message:

@@ -335,6 +335,25 @@ class Session(dict[str, Any]):
         self._handed_out[key] = None
 
 
+class DueSession(Session):
+    """A session that is to be touched if it is used: it says when it first is, once, in whichever thread."""
+
+    _accessed = False
+    on_access: Callable[[], None] | None = None
+
+    @property
+    def accessed(self) -> bool:
+        """As a session's."""
+        return self._accessed
+
+    @accessed.setter
+    def accessed(self, accessed: bool) -> None:
+        self._accessed = accessed
+        if accessed and self.on_access is not None:
+            on_access, self.on_access = self.on_access, None
+            on_access()
+
+
 def _imprint(value: Any) -> bytes | None:
     """Return what no other JSON value has, sooner than its JSON: nothing is ever loaded from it. None: it is none."""
     try:
