@@ -21,12 +21,13 @@ import pytest
 from botocore.exceptions import ClientError
 from starlette.types import Receive, Scope, Send
 
-from benchmarks import chart, cost, growth, import_time, load, middleware, requests, soak, stub
+from benchmarks import chart, cost, growth, import_time, load, middleware, requests, soak, stub, touch
 from benchmarks.__main__ import BENCHMARKS, QUICK
 from benchmarks.harness import Bar, Report, call, closing, percentile
 from benchmarks.middleware import use
 from benchmarks.soak import MEBIBYTE, Sample, leaks, quarters
 from dynamodb_sessions import DynamoDBStore, MemoryStore, table
+from dynamodb_sessions.lifecycle import Lifetimes
 from dynamodb_sessions.store import Changes, Record, SessionStore
 
 pytestmark = pytest.mark.anyio
@@ -292,6 +293,24 @@ def test_requests() -> None:
             assert all(measured)
             assert (not measured) == (f"NOT MEASURED: {name}: " in printed)
     assert status == 0
+
+
+def test_touch() -> None:
+    status, printed = run("touch", "--tiny", "--rounds", "1")
+    (rows,) = tables(printed)
+    clients = [name for name in touch.CLIENTS if f"NOT MEASURED: {name}: " not in printed]
+    assert [row["client"] for row in rows] == [name for name in clients for _ in range(2)]
+    assert all(float(row[name]) >= 4 for row in rows for name in ("touched ms", "read ms"))
+    assert status == 0
+
+
+async def test_touch_does_not_time_what_is_not_touched(stub_url: str) -> None:
+    store = DynamoDBStore("sessions", endpoint_url=stub_url)
+    visitor = touch.Visitor(store, 0, touches=True)
+    await visitor.sample(2)
+    visitor._app.lifetimes = Lifetimes(1000)
+    with pytest.raises(AssertionError):
+        await visitor.sample(2)
 
 
 class Forgetful:

@@ -68,6 +68,7 @@ class Visit:
     def __init__(self, clock: Clock) -> None:
         self.store: Any = Slow()
         self.clock = clock
+        self.touch_after: int | None = None
         self.cookie = b""
         self.sent: list[Message] = []
 
@@ -96,7 +97,10 @@ class Visit:
 
         headers = [(b"cookie", self.cookie)] if self.cookie else []
         scope = {"type": kind, "method": "GET", "path": "/", "scheme": "http", "headers": headers}
-        await DynamoDBSessionMiddleware(app, keys, max_age=MAX_AGE, store=self.store)(scope, receive, send)
+        middleware = DynamoDBSessionMiddleware(
+            app, keys, max_age=MAX_AGE, store=self.store, touch_after=self.touch_after
+        )
+        await middleware(scope, receive, send)
 
     @property
     def headers(self) -> dict[bytes, bytes]:
@@ -173,6 +177,20 @@ async def test_a_thread_does_not_wait_for_the_event_loop(visit: Visit) -> None:
 
     await visit.ask(handler)
     assert visit.store.calls == ["load", "touch"]
+
+
+async def test_once_a_request_is_enough(visit: Visit) -> None:
+    async def handler(session: Session, _: Send) -> None:
+        session.get("user")
+        await visit.wait_for_touch()
+        visit.end_touch()
+        visit.clock.now += 1
+        await session.save()
+
+    visit.touch_after = 0
+    await visit.ask(handler)
+    assert visit.store.calls == ["load", "touch"]
+    assert b"Max-Age=1000" in visit.headers[b"set-cookie"]
 
 
 async def test_the_response_waits_for_the_rest_of_it(visit: Visit) -> None:

@@ -167,8 +167,10 @@ class _Exchange:
     """Whether the client was told to come back later: whatever the app still says is not passed on."""
     _streaming = False
     _disconnected = False
+    _touched = False
+    """Whether the session was touched while the app ran."""
     _untouched: Exception | None = None
-    """Why the touch failed that was made while the app ran."""
+    """Why it was not."""
     _committed: "anyio.Event | None" = None
     """Set when the commit that is under way, if one is, has ended."""
 
@@ -274,6 +276,7 @@ class _Exchange:
             return  # Whatever is committed, or has been, lets the session live longer, or ends it.
         try:
             await self._commit(session, failed=self._failed or self._refused, touch_only=True)
+            self._touched = session.record is not record
         except UnserializableValue:
             pass  # The app may still put it right.
         except Exception as error:  # noqa: BLE001 - it is the commit's, before the response
@@ -359,11 +362,16 @@ class _Exchange:
                     await self._committed.wait()
         now = lifecycle.clock()
         action = lifecycle.decide(session, self._middleware.lifetimes, now, failed=failed, refresh=self._refresh)
-        if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
+        if isinstance(action, Touch):
+            if self._untouched is not None:
+                untouched, self._untouched = self._untouched, None
+                raise untouched
+            if self._touched and not session.late:
+                action = Nothing()
+        elif touch_only:
             return not session.ended
-        if isinstance(action, Touch) and self._untouched is not None:
-            untouched, self._untouched = self._untouched, None
-            raise untouched
+        if isinstance(action, Nothing):
+            return not session.ended
         self._committed = anyio.Event()
         try:
             with anyio.CancelScope(shield=True):
