@@ -1,4 +1,7 @@
-"""Apps for `test_uvicorn.py` to serve in processes of their own. Only the environment configures them."""
+"""Apps for `test_uvicorn.py` to serve in processes of their own. Only the environment configures them.
+
+TESTS_CLIENT is their store's client, which no variable of the package's own names.
+"""
 
 import logging
 import os
@@ -12,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, Session
+from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, Session
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s [%(name)s] %(message)s")
 logger = logging.getLogger(__name__)
@@ -67,6 +70,14 @@ async def talk(websocket: WebSocket) -> None:
         await websocket.send_text(str(stored))
 
 
+def a_store() -> DynamoDBStore | None:
+    client = os.environ.get("TESTS_CLIENT")
+    if client is None:
+        return None
+    address = os.environ["DYNAMODB_ENDPOINT_URL"]
+    return DynamoDBStore(os.environ["SESSION_TABLE_NAME"], endpoint_url=address, client=client)
+
+
 def an_app(**options: Any) -> Starlette:
     app = Starlette(
         routes=[
@@ -78,7 +89,7 @@ def an_app(**options: Any) -> Starlette:
             WebSocketRoute("/talk", talk),
         ]
     )
-    app.add_middleware(DynamoDBSessionMiddleware, **options)
+    app.add_middleware(DynamoDBSessionMiddleware, store=a_store(), **options)
     return app
 
 

@@ -212,7 +212,8 @@ class Table:
 
     forgets = False
 
-    def __init__(self, url: str, table_name: str) -> None:
+    def __init__(self, url: str, table_name: str, client: str | None) -> None:
+        self._options: dict[str, Any] = {"endpoint_url": url, "client": client}
         self._client = boto3.client("dynamodb", endpoint_url=url, region_name="us-east-1")
         self._name = table_name
         DynamoDBStore(table_name, client=self._client, create_table=True).probe()
@@ -222,7 +223,7 @@ class Table:
             self._client.delete_item(TableName=self._name, Key={"session_id": {"S": name}})
 
     def store(self) -> SessionStore:
-        return DynamoDBStore(self._name, client=self._client)
+        return DynamoDBStore(self._name, **self._options)
 
     def kept(self, now: int) -> dict[str, Kept]:
         return kept_in_table(self._client, self._name, now)
@@ -372,6 +373,9 @@ def test_every_history_in_memory_is_the_models(clock: Clock) -> None:
     run_machine(Memory(), clock, runs=runs, steps=steps)
 
 
-def test_every_history_in_a_table_is_the_models(clock: Clock, dynamodb_local_url: str, table_name: str) -> None:
+@pytest.mark.parametrize("client", [None, "async"])
+def test_every_history_in_a_table_is_the_models(
+    clock: Clock, dynamodb_local_url: str, table_name: str, client: str | None
+) -> None:
     runs, steps = (200, 50) if NIGHTLY else (20, 20)
-    run_machine(Table(dynamodb_local_url, table_name), clock, runs=runs, steps=steps)
+    run_machine(Table(dynamodb_local_url, table_name, client), clock, runs=runs, steps=steps)
