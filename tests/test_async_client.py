@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import logging
 import sys
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import aiohttp
@@ -14,16 +17,25 @@ import anyio
 import boto3
 import pytest
 from aiodynamo.client import Client
-from aiodynamo.credentials import Key, StaticCredentials
-from aiodynamo.http.types import Request, Response
+from aiodynamo.credentials import ChainCredentials, Credentials, Key, StaticCredentials
+from aiodynamo.http.types import HttpImplementation, Request, Response
 from botocore.credentials import RefreshableCredentials
 from yarl import URL
 
-from dynamodb_sessions import ConfigurationError, DynamoDBStore, StoreUnavailable, async_client, breaker
+from dynamodb_sessions import (
+    ConfigurationError,
+    DynamoDBStore,
+    SessionError,
+    StoreUnavailable,
+    async_client,
+    breaker,
+)
 from dynamodb_sessions.client import MAX_CONCURRENT_CALLS, NotAsked
 from dynamodb_sessions.session import new_id
 from dynamodb_sessions.store import Record
 from tests.proxy import How, Proxy, Step
+
+pytestmark = pytest.mark.anyio
 
 NOW = 1_800_000_000
 
@@ -31,6 +43,10 @@ NOW = 1_800_000_000
 @pytest.fixture
 def store(moto_url: str, table_name: str) -> DynamoDBStore:
     return DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True, client="async")
+
+
+async def never(_: Request) -> Response:
+    raise AssertionError
 
 
 async def write_and_read(store: DynamoDBStore) -> None:
@@ -160,9 +176,6 @@ def test_an_aiodynamo_client_lends_its_region_endpoint_and_credentials(
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
 
-    async def never(_: Request) -> Response:
-        raise AssertionError
-
     proxy = Proxy(moto_url)
     try:
         client = Client(never, StaticCredentials(Key("its-own", "secret")), "us-east-1", URL(proxy.url))
@@ -234,18 +247,103 @@ def test_more_calls_than_can_be_made_are_no_outage(store: DynamoDBStore, moto_ur
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"__type":1}', b'{"message":"no type"}'])
-def test_a_refusal_that_says_nothing_is_an_outage(body: bytes) -> None:
-    error = async_client._Exchange.translate(exchange_that_heard(body), RuntimeError())
-    assert isinstance(error, StoreUnavailable)
-    assert "nothing it can name" in str(error)
+async def test_a_refusal_that_says_nothing_is_an_outage(body: bytes) -> None:
+    with pytest.raises(StoreUnavailable, match="nothing it can name"):
+        await load_from(answering(400, body))
 
 
-def exchange_that_heard(body: bytes) -> Any:
-    class Heard:
-        attempts = 1
-        _refusal = async_client._refusal(body)
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"1"])
+async def test_an_answer_that_is_none_is_an_outage(body: bytes) -> None:
+    with pytest.raises(StoreUnavailable):
+        await load_from(answering(200, body))
 
-    return Heard()
+
+def answering(status: int, body: bytes) -> HTTPServer:
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return HTTPServer(("127.0.0.1", 0), Answering)
+
+
+async def load_from(server: HTTPServer) -> None:
+    with server, ThreadPoolExecutor(1) as thread:
+        serving = thread.submit(server.serve_forever, 0.01)
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            await DynamoDBStore("sessions", endpoint_url=url, client="async").load(new_id(), now=NOW)
+        finally:
+            server.shutdown()
+            serving.result()
+
+
+class Renewable(Credentials):
+    """Credentials that are newer once they were invalidated, if they can be."""
+
+    def __init__(self, *, renewable: bool) -> None:
+        self._key = Key("old", "secret")
+        self._renewable = renewable
+
+    async def get_key(self, _: HttpImplementation) -> Key:
+        return self._key
+
+    def invalidate(self) -> bool:
+        self._key = Key("new", "secret")
+        return self._renewable
+
+    def is_disabled(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("error", "renewable", "expected"),
+    [
+        ((400, "ExpiredTokenException"), True, ["old", "new"]),
+        ((400, "ExpiredTokenException"), False, ["old"]),
+        ((400, "ThrottlingException"), False, ["old", "old"]),
+        ((400, "ProvisionedThroughputExceededException"), False, ["old", "old"]),
+        ((400, "RequestLimitExceeded"), False, ["old"]),
+        ((503, "ServiceUnavailable"), False, ["old", "old"]),
+        ((400, "AccessDeniedException"), True, ["old"]),
+    ],
+)
+async def test_what_may_go_better_the_next_time_is_tried_again(
+    store: DynamoDBStore, moto_url: str, error: tuple[int, str], renewable: bool, expected: list[str]
+) -> None:
+    assert store.probe()
+    proxy = Proxy(moto_url)
+    proxy.play("GetItem", [Step(How.ANOTHER, applied=False, error=error)])
+    client = Client(never, Renewable(renewable=renewable), "us-east-1", URL(proxy.url))
+    try:
+        load = DynamoDBStore(store.table_name, client=client).load(new_id(), now=NOW)
+        if len(expected) == 1:
+            with pytest.raises(SessionError, match=error[1]):
+                await load
+        else:
+            assert await load is None
+    finally:
+        proxy.close()
+    assert [sent.partition("Credential=")[2].partition("/")[0] for sent in proxy.authorizations] == expected
+
+
+async def test_what_aiodynamo_says_of_its_credentials_is_withheld(
+    store: DynamoDBStore, moto_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert store.probe()
+    caplog.set_level(logging.DEBUG)
+    chain = ChainCredentials([StaticCredentials(Key("an-id", "a-secret"))])
+    client = Client(never, chain, "us-east-1", URL(moto_url))
+    assert await DynamoDBStore(store.table_name, client=client).load(new_id(), now=NOW) is None
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("aiodynamo")]
+    assert said
+    assert not any("an-id" in line or "a-secret" in line for line in said)
 
 
 def test_a_cancelled_call_leaves_the_connections_usable(store: DynamoDBStore, moto_url: str) -> None:

@@ -230,7 +230,7 @@ async def test_a_corrupted_item_is_an_empty_session_one_warning_and_untouched(
             assert client.get_item(TableName=table_name, Key=key)["Item"] == item
 
 
-@pytest.mark.parametrize(("door", "sdk"), [(None, "botocore.endpoint"), ("async", "aiodynamo.request")])
+@pytest.mark.parametrize(("door", "sdk"), [(None, "botocore.endpoint"), ("async", "dynamodb_sessions")])
 async def test_no_line_of_any_log_at_debug_tells_a_secret(
     door: str | None, sdk: str, moto_url: str, table_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,4 +1,4 @@
-"""The door to DynamoDB without threads: aiodynamo's requests over aiohttp's connections, in asyncio's event loop.
+"""The door to DynamoDB without threads: aiodynamo's signatures over aiohttp's connections, in asyncio's event loop.
 
 Region, endpoint and credentials are those boto3 would use, or those of a given aiodynamo client. Connections belong to
 an event loop: each has a pool of its own, which closes when the loop shuts down, as `asyncio.run` and every server have
@@ -11,18 +11,17 @@ import functools
 import json
 import random
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import boto3
 from aiodynamo.client import Client
 from aiodynamo.credentials import Credentials, Key
-from aiodynamo.errors import NoCredentialsFound
-from aiodynamo.http.types import HttpImplementation, Request, RequestFailed, Response
-from aiodynamo.models import RetryConfig, RetryTimeout
+from aiodynamo.http.aiohttp import AIOHTTP
+from aiodynamo.http.types import HttpImplementation
+from aiodynamo.sign import Request, signed_dynamo_request
 from yarl import URL
 
 from dynamodb_sessions import discretion
@@ -33,6 +32,9 @@ from dynamodb_sessions.exceptions import ConfigurationError, SessionError, Store
 _MAX_ATTEMPTS = 2
 _OK = 200
 _SERVER_ERROR = 500
+_BUSY = frozenset(("ThrottlingException", "ProvisionedThroughputExceededException"))
+"""Refusals that boto3 repeats, too."""
+_EXPIRED = "ExpiredTokenException"
 
 
 class AsyncDoor:
@@ -47,13 +49,13 @@ class AsyncDoor:
         timeout: float = 5.0,
     ) -> None:
         self.timeout = timeout
-        self._given = client
+        self._account = None if client is None else _Account(client.region, client.endpoint, client.credentials)
         if client is not None:
             region_name, endpoint_url = client.region, None if client.endpoint is None else str(client.endpoint)
         self._boto3 = Boto3Door(region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
         # Both attempts, and the pause between them, are over before the deadline is.
         self._patience = aiohttp.ClientTimeout(total=min(2.0, timeout * 0.4))
-        self._attempts = _Twice(longest_pause=min(0.1, timeout * 0.1))
+        self._longest_pause = min(0.1, timeout * 0.1)
         discretion.install()
 
     @property
@@ -69,10 +71,10 @@ class AsyncDoor:
             pool = await _Pool.of_this_loop()
         exchange = _Exchange(pool.session, self._patience)
         try:
+            if self._is_ready() and not pool.slots.locked():
+                async with pool.slots:
+                    return await self._send(exchange, operation, parameters)
             with discreet():
-                if self._is_ready() and not pool.slots.locked():
-                    async with pool.slots:
-                        return await self._send(exchange, operation, parameters)
                 async with asyncio.timeout(self.timeout), pool.slots:
                     return await self._send(exchange, operation, parameters)
         except TimeoutError:
@@ -83,7 +85,7 @@ class AsyncDoor:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
             # Without its cause, which may quote the request.
-            raise exchange.translate(error) from None
+            raise translate(error) from None
 
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make one call in an event loop of its own, in a thread of its own: this one's may be running."""
@@ -92,17 +94,36 @@ class AsyncDoor:
 
     def _is_ready(self) -> bool:
         """Whether there is nothing to wait for but DynamoDB itself, which has a deadline of its own."""
-        credentials = None if self._given is None else self._given.credentials
+        credentials = None if self._account is None else self._account.credentials
         return isinstance(credentials, _Boto3Credentials) and credentials.are_fresh()
 
     async def _send(self, exchange: "_Exchange", operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        given = self._given
-        if given is None:
+        if self._account is None:
             meta = self._boto3.client.meta
-            given = self._given = Client(exchange, _Boto3Credentials(), meta.region_name, URL(meta.endpoint_url))
-        client = Client(exchange, given.credentials, given.region, given.endpoint, throttle_config=self._attempts)
+            self._account = _Account(meta.region_name, URL(meta.endpoint_url), _Boto3Credentials())
+        region, endpoint, credentials = self._account
         payload = parameters if operation == "get_item" else _as_json(parameters)
-        return await client.send_request(action=_action(operation), payload=payload)
+        while True:
+            key = await credentials.get_key(AIOHTTP(exchange.session))
+            if key is None:
+                raise ConfigurationError("NoCredentialsFound: there are no AWS credentials")
+            request = signed_dynamo_request(
+                key=key, payload=payload, action=_action(operation), region=region, endpoint=endpoint
+            )
+            answer = await exchange.post(request)
+            if answer is not None:
+                return answer
+            if exchange.attempts == _MAX_ATTEMPTS or not exchange.may_succeed(credentials):
+                raise exchange.failure
+            await asyncio.sleep(random.uniform(0, self._longest_pause))  # noqa: S311 - it only spreads the retries
+
+
+class _Account(NamedTuple):
+    """Who calls DynamoDB, and where. No endpoint: the region's."""
+
+    region: str
+    endpoint: URL | None
+    credentials: Credentials
 
 
 def _as_json(value: Any) -> Any:
@@ -117,9 +138,6 @@ def _as_json(value: Any) -> Any:
 @functools.cache
 def _action(operation: str) -> str:
     return operation.title().replace("_", "")
-
-
-_url = functools.lru_cache(maxsize=16)(URL)
 
 
 class _Pool:
@@ -162,45 +180,55 @@ async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:
 
 
 class _Exchange:
-    """One call on the wire: how often it was sent, and the refusal that came last."""
+    """One call on the wire: how often it was sent, and what became of it the last time."""
 
     def __init__(self, session: aiohttp.ClientSession, patience: aiohttp.ClientTimeout) -> None:
-        self._session = session
+        self.session = session
         self._patience = patience
         self.attempts = 0
-        self._refusal: dict[str, Any] | None = None
+        self._error: Exception | None = None
+        self._refusal: dict[str, Any] = {}
 
-    async def __call__(self, request: Request) -> Response:
-        """Send a request once. What may go better the next time raises RequestFailed."""
+    async def post(self, request: Request) -> dict[str, Any] | None:
+        """Send a request once. None if that has failed."""
         self.attempts += 1
-        self._refusal = None
+        self._error, self._refusal = None, {}
         try:
-            async with self._session.request(
-                request.method,
-                _url(request.url),
+            response = await self.session.post(
+                request.url,
                 headers=request.headers,
-                data=request.body,
+                data=aiohttp.BytesPayload(request.body),
                 allow_redirects=False,
                 timeout=self._patience,
-            ) as answer:
-                response = Response(answer.status, await answer.read())
-        except aiohttp.ClientError as error:
-            raise RequestFailed(error) from error
-        if response.status != _OK:
-            self._refusal = _refusal(response.body)
-            if response.status >= _SERVER_ERROR:
-                raise RequestFailed(StoreUnavailable())
-        return response
+            )
+            body = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self._error = error
+            return None
+        if response.status == _OK:
+            answer = json.loads(body)
+            if not isinstance(answer, dict):
+                raise ValueError("an answer that is none")
+            return answer
+        metadata = {"HTTPStatusCode": response.status, "RetryAttempts": self.attempts - 1}
+        self._refusal = _refusal(body) | {"ResponseMetadata": metadata}
+        return None
 
-    def translate(self, error: Exception) -> SessionError:
-        """Return what the error means here. Names the cause, never the request."""
-        if self._refusal is not None:
-            return translate_response(self._refusal | {"ResponseMetadata": {"RetryAttempts": self.attempts - 1}})
-        if isinstance(error, NoCredentialsFound):
-            return ConfigurationError("NoCredentialsFound: there are no AWS credentials")
-        if isinstance(error, aiohttp.ClientError):
-            return StoreUnavailable(f"DynamoDB cannot be reached: {reason(error)}")
-        return translate(error)
+    def may_succeed(self, credentials: Credentials) -> bool:
+        """Whether the request may go better the next time."""
+        if self._error is not None or self._refusal["ResponseMetadata"]["HTTPStatusCode"] >= _SERVER_ERROR:
+            return True
+        code = self._refusal["Error"]["Code"]
+        return code in _BUSY or (code == _EXPIRED and credentials.invalidate())
+
+    @property
+    def failure(self) -> Exception:
+        """What the last failure means here, if it is no timeout. Names the cause, never the request."""
+        if self._error is None:
+            return translate_response(self._refusal)
+        if isinstance(self._error, TimeoutError):
+            return self._error
+        return StoreUnavailable(f"DynamoDB cannot be reached: {reason(self._error)}")
 
 
 def _refusal(body: bytes) -> dict[str, Any]:
@@ -242,32 +270,3 @@ class _Boto3Credentials(Credentials):
 def _key(credentials: Any) -> Key:
     frozen = credentials.get_frozen_credentials()
     return Key(frozen.access_key, frozen.secret_key, frozen.token)
-
-
-class _Attempts:
-    """Lets a call be made, and made again after a pause of at most so many seconds."""
-
-    def __init__(self, longest_pause: float) -> None:
-        self._longest_pause = longest_pause
-        self._made = 0
-
-    def __aiter__(self) -> AsyncIterator[None]:
-        return self
-
-    async def __anext__(self) -> None:
-        if self._made == _MAX_ATTEMPTS:
-            raise RetryTimeout
-        if self._made:
-            await asyncio.sleep(random.uniform(0, self._longest_pause))  # noqa: S311 - it only spreads the retries
-        self._made += 1
-
-
-@dataclass(frozen=True)
-class _Twice(RetryConfig):
-    longest_pause: float = 0.1
-
-    def delays(self) -> list[float]:
-        return []
-
-    def attempts(self) -> AsyncIterator[None]:
-        return _Attempts(self.longest_pause)
