@@ -436,6 +436,25 @@ async def test_saving_in_the_handler_after_the_session_was_ended_revives_nothing
     assert counting.calls == ["create", "load", "update"]
 
 
+async def test_after_a_refusal_a_late_save_keeps_the_id_that_the_browser_knows(counting: Counting) -> None:
+    def bind(request: Request) -> Response:
+        session = held(request)
+        session.bind("alice")
+        counting.failing.add("rotate")
+
+        async def background() -> None:
+            counting.failing.clear()
+            session["late"] = 1
+            assert await session.save()
+
+        return PlainTextResponse("", background=BackgroundTask(background))
+
+    app = an_app(counting, by_path(put=put(a=1), bind=bind, look=look))
+    _, refused, last = await visit(app, "put", "bind", "look")
+    assert refused.status_code == 503
+    assert last.json() == {"a": 1, "late": 1}
+
+
 async def test_save_stores_at_once_and_the_cookie_still_comes(store: SessionStore) -> None:
     seen: list[Record | None] = []
 

@@ -361,6 +361,26 @@ def test_what_goes_out_and_in_again_is_no_change() -> None:
     assert not session.modified
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Session.clear,
+        Session.regenerate,
+        lambda session: session.bind("alice"),
+        lambda session: session.set_max_age(7),
+        Session.popitem,
+        lambda session: (session.update(b=2), session.pop("a")),
+        lambda session: session.__delitem__("a"),
+        lambda session: session.__setitem__("a", 3),
+    ],
+)
+def test_what_is_asked_for_while_it_is_being_saved_is_not_forgotten(ask: Callable[[Session], Any]) -> None:
+    session = a_session({"a": 1, "b": 2})
+    ask(session)
+    session.accessed = False  # As when the response has started.
+    assert session.may_differ
+
+
 def test_one_that_is_due_tells_once_that_it_is_used() -> None:
     told: list[bool] = []
     session = DueSession(record=a_session({"a": 1}).record)

@@ -268,6 +268,27 @@ async def test_what_is_changed_meanwhile_is_saved(visit: Visit) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("ask", "call"),
+    [(Session.clear, "delete"), (lambda session: session.set_max_age(7), "update"), (Session.popitem, "update")],
+)
+async def test_what_another_task_asks_for_while_the_response_waits_is_done(
+    visit: Visit, ask: Callable[[Session], Any], call: str
+) -> None:
+    async def meanwhile(session: Session) -> None:
+        await visit.wait_for_touch()
+        ask(session)
+        visit.end_touch()
+
+    async def handler(session: Session, _: Send) -> None:
+        session.get("user")
+        tasks.start_soon(meanwhile, session)
+
+    async with anyio.create_task_group() as tasks:
+        await visit.ask(handler)
+    assert visit.store.calls == ["load", "touch", call]
+
+
 @pytest.mark.parametrize("saves", [False, True])
 async def test_a_logout_meanwhile_is_one(visit: Visit, *, saves: bool) -> None:
     async def handler(session: Session, _: Send) -> None:

@@ -437,6 +437,8 @@ class _Exchange:
         """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
         logger.error("a session could not be %s: %s", what, error)
         self._refused = True
+        if self._session is not None:
+            self._session.late = True
         if self._scope["type"] == "websocket":
             await self._send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "Try again later"})
             return

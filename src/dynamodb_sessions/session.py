@@ -126,7 +126,7 @@ class Session(dict[str, Any]):
     @property
     def modified(self) -> bool:
         """Whether the content differs from what is stored, however deep: `session["cart"].append(x)` counts."""
-        if self.cleared or self.rotates or self.new_owner is not None or self.new_max_age is not None:
+        if self._is_asked_for:
             return True
         try:
             to_set, to_remove = self.delta()
@@ -210,14 +210,19 @@ class Session(dict[str, Any]):
     @property
     def may_differ(self) -> bool:
         """Whether there may be anything to commit: something was done with it, or to a value that was given away."""
-        if self.accessed:
+        if self.accessed or self._is_asked_for:
             return True
         if self._handed_out is None and not self._all_written:
             return False
-        if self.record is None:
+        if self.record is None or dict.__len__(self) != len(self.record.data):
             return True
         stored = self.record.data
         return not all(_is_as_stored(dict.get(self, key, _ABSENT), stored.get(key)) for key in self._suspects())
+
+    @property
+    def _is_asked_for(self) -> bool:
+        """Whether anything is to be done besides saving the content."""
+        return self.cleared or self.rotates or self.new_owner is not None or self.new_max_age is not None
 
     def _suspects(self) -> list[str]:
         """Return the keys whose entries may not be what is stored."""
