@@ -447,3 +447,27 @@ async def test_state_is_kept_by_thread_and_comes_back_exactly(moto_url: str, tab
         assert dict(checkpoint) == {}
     clock.now += 30 * 86400
     assert [record async for record in store.scan(now=clock.now)] == []
+
+
+async def test_a_message_that_could_not_be_read_again_is_not_stored_however_small_it_is_compressed(
+    converse: Converse,
+) -> None:
+    conversation = converse()
+    await conversation.add_items([said("hello")])
+    with pytest.raises(SessionTooLarge, match=r"items\[1\]"):
+        await conversation.add_items([said("before"), said("x" * 500_000)])
+    await conversation.add_items([said("x" * 400_000)])
+    assert [len(message["content"]) for message in await conversation.get_items()] == [5, 400_000]
+
+
+@pytest.mark.parametrize("longer", [None, 1000])
+async def test_a_conversation_lives_as_long_as_its_longest_message(
+    converse: Converse, longer: int | None, now: Clock
+) -> None:
+    await converse(ttl_seconds=longer, owner="alice").add_items([said("stays")])
+    await converse(ttl_seconds=60, owner="alice").add_items([said("goes")])
+    now.now += 100
+    assert await converse(owner="alice").get_items() == [said("stays")]
+    with pytest.raises(SessionError, match="somebody else"):
+        await converse(ttl_seconds=60, owner="bob").add_items([said("mine")])
+    assert [found.session_id async for found in listed(converse, "alice")] == ["chat"]

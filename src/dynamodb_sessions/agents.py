@@ -215,48 +215,60 @@ class DynamoDBConversation:
 
     async def _reserve(self, count: int, now: int) -> int:
         """Take so many positions for one's own. Return the last."""
-        names = {"#l": "last", "#c": "created_at", "#u": "updated_at", "#t": table.TTL}
+        try:
+            return await self._advance(count, now, lifetime=True)
+        except ConditionFailed:
+            # The head may live longer already: it must not end before what was added with a longer lifetime, or none.
+            if self._ttl_seconds is not None:
+                with contextlib.suppress(ConditionFailed):
+                    return await self._advance(count, now, lifetime=False)
+        raise SessionError(f"conversation {short(self.session_id)} belongs to somebody else")
+
+    async def _advance(self, count: int, now: int, *, lifetime: bool) -> int:
+        """Change the head. Raises ConditionFailed if it is another owner's, or is to get a shorter lifetime."""
+        names = {"#l": "last", "#c": "created_at", "#u": "updated_at"}
         values = {
             ":base": item.number(time.time_ns() // 1000),
             ":count": item.number(count),
             ":now": item.number(now),
         }
         sets = ["#l = if_not_exists(#l, :base) + :count", "#c = if_not_exists(#c, :now)", "#u = :now"]
-        removes, condition = "", {}
-        if self._ttl_seconds is None:
+        removes, conditions = "", []
+        if lifetime:
+            names["#t"] = table.TTL
+        if lifetime and self._ttl_seconds is None:
             removes = " REMOVE #t"
-        else:
-            values[":t"] = item.number(now + self._ttl_seconds)
+        elif lifetime and self._ttl_seconds is not None:
+            names["#k"], values[":t"] = table.KEY, item.number(now + self._ttl_seconds)
             sets.append("#t = :t")
+            conditions.append("(attribute_not_exists(#k) OR #t <= :t)")
         if self._owner is not None:
             names["#o"], values[":o"] = "owner", {"S": self._owner}
             sets.append("#o = :o")
-            condition = {"ConditionExpression": "attribute_not_exists(#o) OR #o = :o"}
-        try:
-            answer = await self._table.retry_contended(
-                "update_item",
-                TableName=self._table.table_name,
-                Key=self._key(_HEAD),
-                UpdateExpression=f"SET {', '.join(sets)}{removes}",
-                ExpressionAttributeNames=names,
-                ExpressionAttributeValues=values,
-                ReturnValues="UPDATED_NEW",
-                **condition,
-            )
-        except ConditionFailed:
-            raise SessionError(f"conversation {short(self.session_id)} belongs to somebody else") from None
+            conditions.append("(attribute_not_exists(#o) OR #o = :o)")
+        answer = await self._table.retry_contended(
+            "update_item",
+            TableName=self._table.table_name,
+            Key=self._key(_HEAD),
+            UpdateExpression=f"SET {', '.join(sets)}{removes}",
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=values,
+            ReturnValues="UPDATED_NEW",
+            **({"ConditionExpression": " AND ".join(conditions)} if conditions else {}),
+        )
         return int(answer["Attributes"]["last"]["N"])
 
     def _made(self, name: str, message: Any, now: int) -> dict[str, Any]:
         """Return a message's item, but for its position. `name` is what errors call it."""
+        text = encode_item(name, message)
         made = {
             **self._key(2**63),  # As many digits as any.
-            "message": item.pack(encode_item(name, message), _COMPRESS_OVER),
+            "message": item.pack(text, _COMPRESS_OVER),
             "created_at": item.number(now),
         }
         if self._ttl_seconds is not None:
             made[table.TTL] = item.number(now + self._ttl_seconds)
-        size = _size(made)
+        size = max(_size(made), len(text.encode()))  # However small it is compressed: it is to be read again.
         if size > MAX_RECORD_SIZE:
             raise SessionTooLarge(size, MAX_RECORD_SIZE, [name])
         return made
