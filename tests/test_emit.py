@@ -283,6 +283,23 @@ def test_the_doctors_fixes_mend(target: Target, dynamodb: Any, is_as_defined: Ca
     is_as_defined()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ['${file("/etc/passwd")}', "%{ if true }", "${AWS::AccountId}", "*", "sessions*", 'a"b', "a\nb", "a b", ""],
+)
+def test_what_is_no_name_is_not_written_into_anything(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="name"):
+        Target(name)
+    with pytest.raises(ConfigurationError, match="region"):
+        Target("sessions", name)
+
+
+def test_an_address_with_a_password_is_not_written_into_anything() -> None:
+    with pytest.raises(ConfigurationError, match="password") as refused:
+        Target("sessions", "eu-west-1", "http://alice:a-secret@127.0.0.1:8000")
+    assert "a-secret" not in str(refused.value)
+
+
 def test_commands_go_where_they_are_to() -> None:
     there = Target("sessions", "eu-west-1", "http://127.0.0.1:8000/?a b")
     for command in (*emit.cli(there).splitlines(), emit.add_index(there), emit.enable_time_to_live(there)):

@@ -191,7 +191,7 @@ def _aws(target: Target, operation: str, *arguments: str, named: bool = True) ->
 
 
 def _quote(text: str) -> str:
-    """Return a string literal, in Python as in HCL: what is quoted here holds neither quotes nor templates."""
+    """Return a string literal, in Python as in HCL: the names a Target may have hold neither quotes nor templates."""
     return json.dumps(text)
 
 

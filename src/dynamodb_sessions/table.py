@@ -4,9 +4,13 @@ There are two kinds: of sessions, one item each, and of agents' conversations, o
 """
 
 import contextlib
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
+
+from dynamodb_sessions.exceptions import ConfigurationError
 
 KEY = "session_id"
 TTL = "ttl"
@@ -16,16 +20,31 @@ POSITION = "position"
 
 _POLL_SECONDS = 0.25
 _POLLS = 240
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{3,255}|arn:[a-zA-Z0-9:/_.-]{1,1020}")
+_REGION = re.compile(r"[a-zA-Z0-9-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A table and where to look for it; None: where boto3 finds it."""
+    """A table and where to look for it; None: where boto3 finds it. Raises ConfigurationError for what is no name."""
 
     table_name: str
     region_name: str | None = None
-    endpoint_url: str | None = None
+    endpoint_url: str | None = field(default=None, repr=False)
     conversations: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.table_name)
+        if self.region_name is not None and not _REGION.fullmatch(self.region_name):
+            raise ConfigurationError(f"region={self.region_name!r} is not the name of an AWS region")
+        if self.endpoint_url is not None and "@" in urlsplit(self.endpoint_url).netloc:
+            raise ConfigurationError("an endpoint's address must hold neither a user's name nor a password")
+
+
+def check_name(table_name: object) -> None:
+    """Raise ConfigurationError if it is no name of a table, and no ARN of one."""
+    if not isinstance(table_name, str) or not _NAME.fullmatch(table_name):
+        raise ConfigurationError(f"table_name={table_name!r} is not a DynamoDB table's name or ARN")
 
 
 def definition(table_name: str, *, conversations: bool = False) -> dict[str, Any]:

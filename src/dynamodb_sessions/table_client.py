@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from dynamodb_sessions import table
 from dynamodb_sessions.breaker import Breaker
 from dynamodb_sessions.client import Boto3Door, Contended, Door, NotAsked, in_thread
 from dynamodb_sessions.events import add_capacity, counts_capacity
@@ -19,7 +19,6 @@ from dynamodb_sessions.exceptions import ConfigurationError, SessionError, Store
 ATTEMPTS = 10
 _FIRST_PAUSE = 0.01
 _CREATE_TABLE_TIMEOUT = 70.0
-_TABLE_NAME = re.compile(r"[a-zA-Z0-9_.-]{3,255}|arn:[a-zA-Z0-9:/_.-]{1,1020}")
 
 
 class TableClient:
@@ -41,8 +40,7 @@ class TableClient:
         create_table: bool,
         timeout: float,
     ) -> None:
-        if not isinstance(table_name, str) or not _TABLE_NAME.fullmatch(table_name):
-            raise ConfigurationError(f"table_name={table_name!r} is not a DynamoDB table's name or ARN")
+        table.check_name(table_name)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigurationError(f"timeout={timeout!r} must be a positive number of seconds")
         self.table_name = table_name
