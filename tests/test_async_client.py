@@ -252,12 +252,6 @@ async def test_a_refusal_that_says_nothing_is_an_outage(body: bytes) -> None:
         await load_from(answering(400, body))
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"1"])
-async def test_an_answer_that_is_none_is_an_outage(body: bytes) -> None:
-    with pytest.raises(StoreUnavailable):
-        await load_from(answering(200, body))
-
-
 def answering(status: int, body: bytes) -> HTTPServer:
     class Answering(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -5,8 +5,10 @@ import os
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anyio
@@ -27,6 +29,7 @@ from dynamodb_sessions import (
     DynamoDBStore,
     Session,
     SessionError,
+    SessionTooLarge,
     StoreUnavailable,
     open_session,
     table,
@@ -287,6 +290,33 @@ class TestCompression:
         with pytest.raises(CorruptRecord):
             await store.load(record.id, now=NOW)
 
+    async def test_many_small_values_cannot_be_gigabytes_either(self, store: DynamoDBStore, client: Any) -> None:
+        record = a_record()
+        stored = from_record(record)
+        held = zlib.compress(b'"' + b" " * (MAX_RECORD_SIZE - 10) + b'"')
+        stored["user_data"] = {"M": {str(number): {"B": held} for number in range(300)}}
+        client.put_item(TableName=store.table_name, Item=stored)
+        with pytest.raises(CorruptRecord):
+            await store.load(record.id, now=NOW)
+
+    async def test_what_several_have_put_in_together_can_be_used_and_made_smaller(self, store: DynamoDBStore) -> None:
+        """It fits into an item, though it would not as it is: no reader is to suffer for that."""
+        record, half = a_record({"n": "1"}), '"' + "x" * 250_000 + '"'
+        await store.create(record, now=NOW)
+        for key in "ab":
+            assert await store.update(record, Changes(LATER, set={key: half}), now=NOW)
+        held = await store.load(record.id, now=NOW)
+        assert held is not None
+        assert record_size(held) > MAX_RECORD_SIZE
+        assert await store.update(held, Changes(LATER + 1), now=NOW)
+        with pytest.raises(SessionTooLarge):
+            await store.update(held, Changes(LATER, set={"c": '"more"'}), now=NOW)
+        smaller = await store.update(held, Changes(LATER, set={"n": "2"}, remove=frozenset({"c"})), now=NOW)
+        assert smaller is not None
+        moved = await store.rotate(smaller, new_id(), Changes(LATER, remove=frozenset({"a"})), now=NOW)
+        assert moved is not None
+        assert set(moved.data) == {"b", "n"}
+
     @pytest.mark.parametrize("over", ["1", 1.5, True])
     def test_a_bad_size_is_refused(self, over: Any) -> None:
         with pytest.raises(ConfigurationError, match="compress_over"):
@@ -380,6 +410,8 @@ class TestStaleReads:
 
         def hold_back(parsed: dict[str, Any], **_: Any) -> None:
             if not consistent[-1]:
+                # Something, or it would be no answer of DynamoDB's.
+                parsed["ConsumedCapacity"] = {"CapacityUnits": 0.5}
                 parsed.pop("Item", None)
                 if stale is not None:
                     parsed["Item"] = stale
@@ -494,6 +526,36 @@ async def test_half_a_reply_is_no_answer(store: DynamoDBStore, checksum: bool, e
     store.client.meta.events.register("before-send.dynamodb.GetItem", cut_off)
     with pytest.raises(StoreUnavailable, match=error):
         await store.load(record.id, now=NOW)
+
+
+@pytest.mark.parametrize("door", [None, "async"])
+@pytest.mark.parametrize("status", [200, 204])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"1", b"null", b'{"message":"sorry"}', b'{"Item":null}'])
+async def test_what_is_no_answer_of_dynamodbs_is_an_outage(body: bytes, status: int, door: str | None) -> None:
+    """A proxy's page, say: it does not tell that there is no session, nor that one was stored."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.serve_forever, 0.01)
+        store = DynamoDBStore("sessions", endpoint_url=f"http://127.0.0.1:{server.server_port}", client=door)
+        try:
+            with pytest.raises(StoreUnavailable):
+                await store.load(new_id(), now=NOW)
+            if body != b'{"Item":null}':
+                with pytest.raises(StoreUnavailable):
+                    await store.create(a_record(), now=NOW)
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.parametrize("engine", ["local"])

@@ -27,13 +27,15 @@ from yarl import URL
 from dynamodb_sessions import discretion
 from dynamodb_sessions.client import MAX_CONCURRENT_CALLS, Boto3Door, NotAsked, reason, translate, translate_response
 from dynamodb_sessions.discretion import discreet
-from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
+from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
 
 _MAX_ATTEMPTS = 2
 _OK = 200
 _SERVER_ERROR = 500
 _BUSY = frozenset(("ThrottlingException", "ProvisionedThroughputExceededException"))
 """Refusals that boto3 repeats, too."""
+_SAID = frozenset(("Item", "Items", "Attributes", "UnprocessedItems", "ConsumedCapacity"))
+"""What is in an answer that is not empty, this or that."""
 _EXPIRED = "ExpiredTokenException"
 
 
@@ -81,8 +83,6 @@ class AsyncDoor:
             if not exchange.attempts:
                 raise NotAsked(f"no turn in {self.timeout:g} s: over {MAX_CONCURRENT_CALLS} calls at once") from None
             raise StoreUnavailable(f"DynamoDB did not answer within {self.timeout:g} s") from None
-        except SessionError:
-            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
             # Without its cause, which may quote the request.
             raise translate(error) from None
@@ -207,8 +207,8 @@ class _Exchange:
             return None
         if response.status == _OK:
             answer = json.loads(body)
-            if not isinstance(answer, dict):
-                raise ValueError("an answer that is none")
+            if not isinstance(answer, dict) or (answer and answer.keys().isdisjoint(_SAID)):
+                raise StoreUnavailable("DynamoDB's answer is none")
             return answer
         metadata = {"HTTPStatusCode": response.status, "RetryAttempts": self.attempts - 1}
         self._refusal = _refusal(body) | {"ResponseMetadata": metadata}

@@ -32,6 +32,10 @@ _limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("
 _deadlines = threading.local()
 """`.of_call`: when, on the monotonic clock, whoever made this thread's call stops waiting for it."""
 
+_REDIRECT = 300
+_SAY_SOMETHING = frozenset(("GetItem", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "Query", "Scan"))
+"""Operations that answer with a JSON object, be it an empty one."""
+
 _FIXES = {
     "ResourceNotFoundException": "create the table, or correct its name or region",
     "AccessDeniedException": (
@@ -226,17 +230,21 @@ def _check_deadline(**_: Any) -> None:
         raise StoreUnavailable("too late to be sent")
 
 
-def _check_reply(http_response: Any, **_: Any) -> None:
-    """Refuse a reply that was cut off on its way: to botocore it is one that says nothing.
+def _check_reply(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+    """Refuse a reply that was cut off on its way, or is not DynamoDB's: to botocore it is one that says nothing.
 
     Without this, half an item reads as no item, and an outage as a logout. Its own check, of a checksum, is not made
     where there is none, and in some modes of retrying does not make it fail in the end.
     """
     from botocore.exceptions import IncompleteReadError  # noqa: PLC0415
 
-    expected, actual = http_response.headers.get("Content-Length"), len(http_response.content)
+    body = http_response.content
+    expected, actual = http_response.headers.get("Content-Length"), len(body)
     if expected is not None and int(expected) != actual:
         raise IncompleteReadError(actual_bytes=actual, expected_bytes=expected)
+    says_nothing = http_response.status_code < _REDIRECT and parsed.keys() <= {"ResponseMetadata"}
+    if says_nothing and model.name in _SAY_SOMETHING and body.strip() != b"{}":
+        raise StoreUnavailable("DynamoDB's answer is none")
 
 
 def translate(error: Exception) -> SessionError:
@@ -252,6 +260,8 @@ def translate(error: Exception) -> SessionError:
         ProfileNotFound,
     )
 
+    if isinstance(error, SessionError):
+        return error
     if isinstance(error, ClientError):
         return translate_response(error.response)
     if isinstance(error, ParamValidationError):  # Its text quotes the parameters.
@@ -260,9 +270,8 @@ def translate(error: Exception) -> SessionError:
         return ConfigurationError(reason(error))
     if isinstance(error, CredentialRetrievalError):
         return StoreUnavailable("the credentials could not be retrieved")
-    if isinstance(error, HTTPClientError):
-        return StoreUnavailable(f"DynamoDB cannot be reached: {reason(error)}")
-    return StoreUnavailable(f"DynamoDB cannot be reached: {type(error).__name__}")
+    cause = reason(error) if isinstance(error, HTTPClientError) else type(error).__name__
+    return StoreUnavailable(f"DynamoDB cannot be reached: {cause}")
 
 
 def translate_response(response: Any) -> SessionError:

@@ -115,7 +115,7 @@ class DynamoDBStore(TableClient):
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         changed = changes.apply(record)
-        check_size(changed)
+        check_size(changed, before=record)
         if len(changes.set) + len(changes.remove) > _MAX_ENTRIES:
             return await self._replace(record, changes, now)
         try:
@@ -137,7 +137,7 @@ class DynamoDBStore(TableClient):
                 if stored is None or not is_same(stored, record):
                     return None
                 moved = changes.move(stored, new_id)
-                check_size(moved)
+                check_size(moved, before=stored)
                 put = {
                     "TableName": self.table_name,
                     "Item": item.from_record(moved, self._compress_over),
@@ -265,7 +265,7 @@ class DynamoDBStore(TableClient):
                 if stored is None or not is_same(stored, record):
                     return None
                 changed = changes.apply(stored)
-                check_size(changed)
+                check_size(changed, before=stored)
                 request = self._unchanged(stored, now)
                 request["ExpressionAttributeNames"] |= {"#c": "created_at", "#d": "user_data"}
                 request["ExpressionAttributeValues"] |= {
@@ -335,7 +335,10 @@ class DynamoDBStore(TableClient):
         )
         if "Item" not in answer:
             return None
-        record = item.to_record(session_id, answer["Item"])
+        found = answer["Item"]
+        if not isinstance(found, dict):
+            raise StoreUnavailable("DynamoDB's answer is none")
+        record = item.to_record(session_id, found)
         return record if record.expires_at > now else None
 
     async def _transact(self, record: Record, *writes: dict[str, Any]) -> None:

@@ -15,6 +15,9 @@ from dynamodb_sessions.exceptions import CorruptRecord, StoreUnavailable, Unseri
 from dynamodb_sessions.store import MAX_RECORD_SIZE, Record
 from dynamodb_sessions.table import KEY, TTL
 
+_MAX_UNPACKED = 10 * MAX_RECORD_SIZE
+"""Characters of one item, uncompressed: each of several who change a session at once may add as much as fits."""
+
 
 def key(session_id: str) -> dict[str, Any]:
     return {KEY: {"S": session_id}}
@@ -51,6 +54,17 @@ def unpack(attribute: Mapping[str, Any]) -> str:
     return value.decode()
 
 
+def _unpack_all(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return all the values that are held. Raises what `unpack` raises, and soon, if they are too much together."""
+    values, left = {}, _MAX_UNPACKED
+    for name, attribute in attributes.items():
+        values[name] = value = unpack(attribute)
+        left -= len(value)
+        if left < 0:
+            raise ValueError("more than any session holds")
+    return values
+
+
 def user_data(record: Record, compress_over: int | None = None) -> dict[str, Any]:
     return {"M": {key: pack(value, compress_over) for key, value in record.data.items()}}
 
@@ -77,7 +91,7 @@ def to_record(session_id: str, item: dict[str, Any]) -> Record:
     try:
         stored = item["user_data"]
         if "M" in stored:
-            data = {name: unpack(value) for name, value in stored["M"].items()}
+            data = _unpack_all(stored["M"])
         else:
             older = decode(stored["S"])
             if not isinstance(older, dict):

@@ -104,7 +104,7 @@ class MemoryStore:
             if stored is None or not is_same(stored, record):
                 return None
             changed = change(stored)
-            size = check_size(changed)
+            size = check_size(changed, before=stored)
             if changed.id == record.id:
                 _, before = self._records[record.id]
                 self._bytes -= before + _PYTHON_OVERHEAD

@@ -191,9 +191,8 @@ def record_size(record: Record) -> int:
 
     Source: "DynamoDB item sizes and formats" in the AWS documentation; checked against DynamoDB Local.
     """
-    entries = len("".join(record.data).encode()) + len("".join(record.data.values()).encode()) + len(record.data)
     numbers = [record.created_at, record.expires_at, record.version]
-    size = _NAMES_SIZE + len(record.id.encode()) + _MAP_SIZE + entries
+    size = _NAMES_SIZE + len(record.id.encode()) + _MAP_SIZE + _data_size(record.data)
     if record.owner is not None:
         size += len("owner") + len(record.owner.encode())
     if record.max_age is not None:
@@ -202,10 +201,17 @@ def record_size(record: Record) -> int:
     return size + sum((len(str(number).rstrip("0")) + 1) // 2 + 1 for number in numbers)
 
 
-def check_size(record: Record) -> int:
-    """Return the record's size in bytes. Raises SessionTooLarge if it does not fit into one item."""
+def _data_size(data: Mapping[str, str]) -> int:
+    return len("".join(data).encode()) + len("".join(data.values()).encode()) + len(data)
+
+
+def check_size(record: Record, *, before: Record | None = None) -> int:
+    """Return the record's size in bytes. Raises SessionTooLarge if it does not fit into one item.
+
+    One that was larger before may stay so: compressed, what several have put in together may fit all the same.
+    """
     size = record_size(record)
-    if size > MAX_RECORD_SIZE:
+    if size > MAX_RECORD_SIZE and (before is None or _data_size(record.data) > _data_size(before.data)):
         keys = sorted(record.data, key=lambda key: len(record.data[key].encode()), reverse=True)
         raise SessionTooLarge(size, MAX_RECORD_SIZE, keys[:_LARGEST_KEYS])
     return size
