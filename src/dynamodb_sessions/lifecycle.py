@@ -76,7 +76,6 @@ class Lifetimes:
         return None if self.max_age is None and record.max_age is None else record.expires_at - now
 
 
-@dataclass(frozen=True, slots=True)
 class Nothing:
     """There is nothing to do."""
 
@@ -89,7 +88,7 @@ class Create:
     replaces: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Change:
     record: Record
     changes: Changes
@@ -107,7 +106,7 @@ class Empty(_Change):
     """End the stored session, unless others have changed it: then only change it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rotate:
     """Move the stored session to a new id."""
 
@@ -116,7 +115,7 @@ class Rotate:
     changes: Changes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Delete:
     """End the session."""
 

@@ -269,7 +269,7 @@ class _Exchange:
         if failure is not None:
             raise failure
 
-    async def _touch(self, session: Session, used: anyio.Event) -> None:
+    async def _touch(self, session: Session, used: "anyio.Event") -> None:
         record = session.record
         await used.wait()
         if self._committed is not None or session.record is not record:

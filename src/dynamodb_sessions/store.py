@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from dynamodb_sessions.codec import decode_items, is_text
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, SessionTooLarge
@@ -46,8 +46,7 @@ class Record:
             raise CorruptRecord("a stored session value is not JSON") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(NamedTuple):
     """Whether a store serves sessions just now, where it keeps them, and why."""
 
     ok: bool
