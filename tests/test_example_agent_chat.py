@@ -204,12 +204,15 @@ def test_it_starts_with_nothing_but_itself(tmp_path: Path) -> None:
     )
     try:
         assert process.stdout is not None
-        assert f"{url}/page" in process.stdout.readline()
+        said = process.stdout.readline()
+        assert f"{url} " in said
+        assert "in an emulator" in said
         with httpx.Client(base_url=url, timeout=30) as client:
             deadline = time.monotonic() + 30
             while not answers(client):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+            assert client.get("/", follow_redirects=True).status_code == 200
             assert client.post("/login", json={"name": "Ada"}).status_code == 200
             assert "Hello." in client.post("/chat", json={"text": "Hello."}).text
             assert len(client.get("/history").json()["messages"]) == 2
@@ -217,6 +220,16 @@ def test_it_starts_with_nothing_but_itself(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=30)
     assert (process.returncode, rest) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["--aws"], []])
+def test_what_outlives_it_wants_a_key_that_does(arguments: list[str], tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
+    environment |= {} if arguments else {"DYNAMODB_ENDPOINT_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "examples.agent_chat", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "SESSION_SECRET_KEY" in done.stderr
 
 
 def answers(client: httpx.Client) -> bool:

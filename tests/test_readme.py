@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import boto3
 import pytest
 
 from dynamodb_sessions import DynamoDBSessionMiddleware, settings, table
@@ -59,10 +59,12 @@ def test_every_block_says_what_it_is() -> None:
     assert {"python", "bash", "hcl"} <= {block.language for block in blocks(*PAGES)}
 
 
-@pytest.fixture
-def _readers_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moto_url: str, dynamodb: Any) -> Iterator[None]:
+@pytest.fixture(params=["moto", "local"])
+def _readers_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A directory, a DynamoDB with nothing in it but the tables that the pages deploy, and a key in the environment."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", moto_url)
+    url = request.getfixturevalue("moto_url" if request.param == "moto" else "dynamodb_local_url")
+    dynamodb = boto3.client("dynamodb", endpoint_url=url, region_name="us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
     monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
     monkeypatch.chdir(tmp_path)
     names = ("sessions", "checkpoints", "conversations")

@@ -9,15 +9,21 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import uvicorn
-
 from dynamodb_sessions import DynamoDBStore
-from examples.agent_chat.app import create_app
-from examples.agent_chat.scripted import ScriptedModel
 
+try:
+    import uvicorn
+
+    from examples.agent_chat.app import create_app
+    from examples.agent_chat.scripted import ScriptedModel
+except ModuleNotFoundError as error:
+    sys.exit(f"The chat wants {error.name}: pip install 'dynamodb-sessions[agents,demo]'")
+
+KEY = "SESSION_SECRET_KEY"
 REGION = "us-east-1"
 
 
@@ -28,14 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         place: dict[str, Any] = {}
+        endpoint_url = None if options.aws else os.environ.get("DYNAMODB_ENDPOINT_URL")
+        if (options.aws or endpoint_url) and not os.environ.get(KEY):
+            parser.error(f"set {KEY} to some secret of 32 bytes or more: logins are to outlive this process")
+        kept = "AWS" if options.aws else endpoint_url or "an emulator, as long as this process lives"
         if not options.aws:
-            endpoint_url = os.environ.get("DYNAMODB_ENDPOINT_URL") or stack.enter_context(emulator())
+            endpoint_url = endpoint_url or stack.enter_context(emulator())
             # An emulator asks for credentials and a region, but does not mind which.
             os.environ.setdefault("AWS_ACCESS_KEY_ID", "chat")
             os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "chat")
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or REGION
             place = {"endpoint_url": endpoint_url, "region_name": region, "create_table": True}
-        print(f"Agent chat: http://127.0.0.1:{options.port}/page (Ctrl-C closes it)", flush=True)
+        print(
+            f"Agent chat: http://127.0.0.1:{options.port} (Ctrl-C closes it). What is said is kept in {kept}.",
+            flush=True,
+        )
         app = create_app(DynamoDBStore("sessions", **place), ScriptedModel(pace=0.1), **place)
         uvicorn.run(app, port=options.port, log_level="warning")
 
@@ -44,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def emulator() -> Iterator[str]:
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 - slow to import, and only needed here
 
-    os.environ.setdefault("SESSION_SECRET_KEY", secrets.token_urlsafe(32))  # Its sessions do not outlive it either.
+    os.environ.setdefault(KEY, secrets.token_urlsafe(32))  # Its sessions do not outlive it either.
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # It would log every call.
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from agents import Agent, Model, RunConfig, Runner
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, StreamingResponse
 from openai.types.responses import ResponseTextDeltaEvent
 from pydantic import BaseModel, Field
 
@@ -47,6 +47,10 @@ def create_app(  # noqa: C901 - a page of routes
         return DynamoDBConversation(
             session["conversation"], table_name, owner=session.owner, ttl_seconds=30 * DAYS, **dynamodb
         )
+
+    @app.get("/")
+    def home() -> RedirectResponse:
+        return RedirectResponse("/page")
 
     @app.get("/page")
     def page() -> FileResponse:

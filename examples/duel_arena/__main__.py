@@ -129,7 +129,7 @@ def secret_key() -> str | None:
     try:
         with contextlib.suppress(FileExistsError), open(os.open(KEY_FILE, _NEW, 0o600), "w") as file:  # noqa: PTH123
             file.write(secrets.token_urlsafe(32))
-            print(f"Signing key: made one, kept in {KEY_FILE}, so that logins survive a restart")
+            print(f"Signing key: made one, kept in {KEY_FILE}")
         key = KEY_FILE.read_text().strip()
     except OSError as error:
         sys.exit(f"{KEY_FILE} cannot be used: {error.strerror}. Set {KEY} instead.")
