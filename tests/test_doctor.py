@@ -152,7 +152,8 @@ def test_what_an_agents_role_lacks_is_named(denied: str, client: Any, table_name
     name = "Query messages" if denied == "Query" else denied
     assert findings[name].verdict is WRONG
     assert f"allow the role {denied} on the table" in findings[name].fix
-    assert "emit iam --conversations" in findings[name].fix
+    command = f"`dynamodb-sessions emit iam --table {table_name} --region us-east-1 --endpoint-url {front.url}"
+    assert f"{command} --conversations`" in findings[name].fix
 
 
 def test_a_table_of_sessions_is_none_of_conversations(client: Any, table_name: str, endpoint_url: str) -> None:
@@ -170,7 +171,18 @@ def test_no_table_of_conversations(endpoint_url: str, table_name: str) -> None:
     found = [*doctor.examine(Target(table_name, endpoint_url=endpoint_url, conversations=True))]
     (wrong,) = [finding for finding in found if finding.verdict is WRONG]
     assert wrong.check == "table"
-    assert "create-table --conversations" in wrong.fix
+    assert (
+        wrong.fix.count(f"--table {table_name} --region us-east-1 --endpoint-url {endpoint_url} --conversations`") == 2
+    )
+
+
+def test_a_table_of_conversations_that_is_taken_for_one_of_sessions(
+    client: Any, endpoint_url: str, table_name: str
+) -> None:
+    table.create(client, table_name, conversations=True)
+    found = {finding.check: finding for finding in doctor.examine(Target(table_name, endpoint_url=endpoint_url))}
+    assert found["key"].verdict is WRONG
+    assert "--conversations" in found["key"].fix
 
 
 def test_it_leaves_nothing_behind(check: Check, client: Any, table_name: str) -> None:

@@ -317,14 +317,24 @@ class TestCompression:
         assert moved is not None
         assert set(moved.data) == {"b", "n"}
 
-    @pytest.mark.parametrize("over", ["1", 1.5, True])
+    @pytest.mark.parametrize("over", ["1", 1.5, True, -1])
     def test_a_bad_size_is_refused(self, over: Any) -> None:
         with pytest.raises(ConfigurationError, match="compress_over"):
             DynamoDBStore("sessions", compress_over=over)
 
 
+@pytest.mark.parametrize("client", [object(), boto3.Session, 5])
+def test_a_client_that_is_none_is_refused_at_once(client: Any) -> None:
+    with pytest.raises(ConfigurationError, match="client="):
+        DynamoDBStore("sessions", client=client)
+
+
 class TestStaleReads:
     """A store that may read stale copies: the engine's answers are held back on purpose."""
+
+    def test_a_consistency_that_is_none_is_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match="consistent_read='no'"):
+            DynamoDBStore("sessions", consistent_read="no")  # type: ignore[arg-type]
 
     @pytest.fixture
     def half_price(self, client: Any, table_name: str) -> DynamoDBStore:

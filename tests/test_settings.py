@@ -158,6 +158,13 @@ def test_starlettes_middleware_gets_our_defaults_and_the_newest_key(monkeypatch:
     assert session_middleware(partitioned=True).kwargs["partitioned"] is True
 
 
+def test_what_starlettes_middleware_does_without_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    session_middleware(secret_key=KEY, max_age=5, https_only=True, path="/", domain="example.com", touch_after=None)
+    assert caplog.text == ""
+    session_middleware(secret_key=KEY, max_age=5, absolute_max_age=9, exclude=["/static"])
+    assert "do without what is given as absolute_max_age, exclude" in caplog.text
+
+
 @pytest.mark.parametrize("toggle", ["true", "false"])
 @pytest.mark.parametrize(
     "options",

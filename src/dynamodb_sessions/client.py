@@ -48,7 +48,9 @@ _FIXES = {
     "ExpiredTokenException": "renew the credentials",
     "ExpiredToken": "renew the credentials",
     "OptInRequired": "the account is not subscribed to DynamoDB",
-    "ValidationException": "its partition key must be session_id, a string",
+    "ValidationException": (
+        "its partition key must be session_id, a string; of a table of conversations, its sort key position, a number"
+    ),
 }
 
 
@@ -141,6 +143,10 @@ class Boto3Door:
         self._lock = threading.Lock()
         self._turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         if client is not None:
+            if not callable(getattr(client, "get_item", None)):
+                raise ConfigurationError(
+                    f'client={client!r} must be "async" or a client, as of boto3.client("dynamodb")'
+                )
             _prepare(client)
         else:
             # What is wrong is said when it is needed: an app with a fallback must be able to start without.

@@ -68,8 +68,11 @@ class DynamoDBStore(TableClient):
         timeout: float = 5.0,
         compress_over: int | None = 1024,
     ) -> None:
-        if compress_over is not None and (isinstance(compress_over, bool) or not isinstance(compress_over, int)):
+        whole = isinstance(compress_over, int) and not isinstance(compress_over, bool)
+        if compress_over is not None and not (whole and compress_over >= 0):
             raise ConfigurationError(f"compress_over={compress_over!r} must be None or a whole number of characters")
+        if consistent_read not in (True, False):
+            raise ConfigurationError(f"consistent_read={consistent_read!r} must be True or False")
         super().__init__(
             table_name,
             probe_key=item.key(PROBE_ID),

@@ -221,7 +221,7 @@ class FallbackStore:
     async def _heal(self) -> None:
         try:
             if self.primary.probe() and await self._apply_logouts():
-                logger.info("sessions are kept in DynamoDB again")
+                logger.warning("sessions are kept in DynamoDB again")
                 return
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         finally:

@@ -483,7 +483,7 @@ def session_middleware(**options: Any) -> Middleware:
     """Return DynamoDBSessionMiddleware if USE_DYNAMODB_SESSIONS is on, else Starlette's cookie sessions.
 
     Options are DynamoDBSessionMiddleware's. Starlette's middleware gets those it knows, with the same defaults and
-    the newest key. Raises ConfigurationError, or TypeError for an option that neither knows.
+    the newest key; a warning names the others. Raises ConfigurationError, or TypeError for an option of neither.
     """
     given = inspect.signature(DynamoDBSessionMiddleware).bind(None, **options)
     given.apply_defaults()
@@ -495,6 +495,9 @@ def session_middleware(**options: Any) -> Middleware:
     known: tuple[str, ...] = ("session_cookie", "max_age", "path", "same_site")
     # What only newer releases of Starlette know is passed only if it is used.
     known += tuple(name for name in ("domain", "partitioned") if arguments[name])
+    unknown = [name for name in options if name not in (*known, "secret_key", "https_only") and options[name]]
+    if unknown:
+        logger.warning("Starlette's cookie sessions do without what is given as %s", ", ".join(unknown))
     return Middleware(
         SessionMiddleware,
         secret_key=keys[0],
