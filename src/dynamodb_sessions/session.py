@@ -46,7 +46,7 @@ class Session(dict[str, Any]):
     asked = 0
     """Grows with every `clear`, `regenerate`, `bind` and `set_max_age`: a commit settles only what it knew of."""
     _new_id: str | None = None
-    _handed_out: dict[str, bytes | None] | None = None
+    _handed_out: dict[str, bytes | None]
     """Keys that were set or removed, or whose value was given away and can be changed: all a commit has to compare.
 
     Each with the imprint that its value had when it was given away, as stored. None: only what is stored can tell.
@@ -66,6 +66,7 @@ class Session(dict[str, Any]):
         presented_id: str | None = None,
         **kwargs: Any,
     ) -> None:
+        self._handed_out = {}
         if args or kwargs:
             super().__init__(*args, **kwargs)
             self._all_written = True
@@ -212,7 +213,7 @@ class Session(dict[str, Any]):
         """Whether there may be anything to commit: something was done with it, or to a value that was given away."""
         if self.accessed or self._is_asked_for:
             return True
-        if self._handed_out is None and not self._all_written:
+        if not self._handed_out and not self._all_written:
             return False
         if self.record is None or dict.__len__(self) != len(self.record.data):
             return True
@@ -229,8 +230,6 @@ class Session(dict[str, Any]):
         # Lists: a sync endpoint's thread may still hold the session.
         if self._all_written:
             return list(dict.keys(self))
-        if self._handed_out is None:
-            return []
         handed_out = list(self._handed_out.items())
         return [key for key, then in handed_out if then is None or then != _imprint(dict.get(self, key))]
 
@@ -246,7 +245,7 @@ class Session(dict[str, Any]):
         `version` is the stored one: higher than the record's if others have changed the session too.
         """
         self.record = record
-        for key in list(self._handed_out or ()):
+        for key in list(self._handed_out):
             self._write(key)
         self.stored_version = version
         self.presented_id = None
@@ -323,11 +322,8 @@ class Session(dict[str, Any]):
         return super().pop(key, *default)
 
     def _hand_out(self, key: str, value: Any) -> None:
-        handed_out = self._handed_out
-        if handed_out is None:
-            handed_out = self._handed_out = {}
-        if key not in handed_out:
-            handed_out[key] = _imprint(value)
+        if key not in self._handed_out:
+            self._handed_out[key] = _imprint(value)
 
     def _hand_out_all(self) -> None:
         for key, value in list(dict.items(self)):
@@ -335,8 +331,6 @@ class Session(dict[str, Any]):
                 self._hand_out(key, value)
 
     def _write(self, key: str) -> None:
-        if self._handed_out is None:
-            self._handed_out = {}
         self._handed_out[key] = None
 
 
