@@ -74,6 +74,8 @@ class ObservedStore:
         self._on_event = on_event
 
     async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
+        if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):  # Of most requests the only operation.
+            return await self._store.load(session_id, now=now, min_version=min_version)
         with self._observe("load", session_id) as ending:
             record = await self._store.load(session_id, now=now, min_version=min_version)
             ending["outcome"] = "ok" if record is not None else "absent"

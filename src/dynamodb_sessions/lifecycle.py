@@ -61,14 +61,19 @@ class Lifetimes:
 
     def wants_touch(self, record: Record, expires_at: int) -> bool:
         """Whether a session that was only read gains enough to be worth a write."""
-        idle = record.max_age or self.max_age or BROWSER_SESSION_AGE
+        return expires_at - record.expires_at >= self._step(record.max_age or self.max_age or BROWSER_SESSION_AGE)
+
+    def _step(self, idle: int) -> int:
+        """Return the seconds that a touch is to gain."""
         step = self.touch_after
-        if step is None or step >= idle:
-            step = -(-idle // _TOUCHES_PER_LIFETIME)
-        return expires_at - record.expires_at >= step
+        return -(-idle // _TOUCHES_PER_LIFETIME) if step is None or step >= idle else step
 
     def is_due(self, record: Record, now: int) -> bool:
         """Whether a session is to be touched if it is used now."""
+        idle = record.max_age or self.max_age or BROWSER_SESSION_AGE
+        # The absolute timeout, which only shortens it, need not be asked of most.
+        if now + idle - record.expires_at < self._step(idle):
+            return False
         return self.wants_touch(record, self.expires_at(now, created_at=record.created_at, own=record.max_age))
 
     def cookie_max_age(self, record: Record, now: int) -> int | None:
@@ -147,7 +152,7 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
         new = Record(session.id, to_set, now, expires_at, owner=session.owner, max_age=session.max_age)
         return Create(new, replaces=gone if session.cleared or session.rotates else None)
 
-    to_set, to_remove = session.delta() if session.may_differ else ({}, frozenset())
+    to_set, to_remove = session.delta()
     expires_at = lifetimes.expires_at(now, created_at=record.created_at, own=session.max_age)
     if session.new_owner is None:
         if to_remove and not dict.__len__(session):

@@ -5,7 +5,6 @@ It knows no store: whatever keeps the contract of `store.py` will do.
 
 import asyncio
 import contextlib
-import functools
 import inspect
 import logging
 import threading
@@ -167,6 +166,8 @@ class _Exchange:
     """Whether the client was told to come back later: whatever the app still says is not passed on."""
     _streaming = False
     _disconnected = False
+    _is_due = False
+    """Whether the session is to be touched if it is used."""
     _touched = False
     """Whether the session was touched while the app ran."""
     _untouched: Exception | None = None
@@ -189,7 +190,7 @@ class _Exchange:
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
             # back to it, or each request would be left to the garbage collector.
             self._refused = True
-            self._receive, self._send = functools.partial(_gone, self._scope["type"]), _ignored
+            self._receive, self._send = _GONE[self._scope["type"]], _ignored
             self._scope = self._session = None
 
     async def _run(self) -> None:
@@ -205,7 +206,7 @@ class _Exchange:
         session.attach(self._save, middleware.owners)
         self._session = self._scope["session"] = session
         try:
-            if isinstance(session, DueSession):
+            if self._is_due:
                 await self._touch_meanwhile(session)
             else:
                 await middleware.app(self._scope, self._watch, self._respond)
@@ -247,10 +248,12 @@ class _Exchange:
         return Session(presented_id=presented)
 
     def _open(self, record: Record, *, refresh: bool) -> Session:
-        due = refresh or self._middleware.lifetimes.is_due(record, lifecycle.clock())
-        return DueSession(record=record) if due else Session(record=record)
+        if not refresh and not self._middleware.lifetimes.is_due(record, lifecycle.clock()):
+            return Session(record=record)
+        self._is_due = True
+        return DueSession(record=record)
 
-    async def _touch_meanwhile(self, session: DueSession) -> None:
+    async def _touch_meanwhile(self, session: Any) -> None:
         """Run the app, and touch the session as soon as it is used and the app waits for something itself."""
         failure = None
         async with anyio.create_task_group() as tasks:
@@ -362,16 +365,14 @@ class _Exchange:
                     await self._committed.wait()
         now = lifecycle.clock()
         action = lifecycle.decide(session, self._middleware.lifetimes, now, failed=failed, refresh=self._refresh)
-        if isinstance(action, Touch):
+        if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
+            return not session.ended
+        if self._is_due and isinstance(action, Touch):
             if self._untouched is not None:
                 untouched, self._untouched = self._untouched, None
                 raise untouched
             if self._touched and not session.late:
-                action = Nothing()
-        elif touch_only:
-            return not session.ended
-        if isinstance(action, Nothing):
-            return not session.ended
+                return not session.ended
         self._committed = anyio.Event()
         try:
             with anyio.CancelScope(shield=True):
@@ -468,8 +469,15 @@ def _from_any_thread(callback: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-async def _gone(protocol: str) -> Message:
-    return {"type": f"{protocol}.disconnect"}
+async def _gone() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _gone_websocket() -> Message:
+    return {"type": "websocket.disconnect"}
+
+
+_GONE = {"http": _gone, "websocket": _gone_websocket}
 
 
 async def _ignored(_: Message) -> None:

@@ -45,8 +45,10 @@ class Session(dict[str, Any]):
     """The lifetime set since the last commit, as `Changes` has it."""
     asked = 0
     """Grows with every `clear`, `regenerate`, `bind` and `set_max_age`: a commit settles only what it knew of."""
+    _done = 0
+    """What it was when all that was asked for was done."""
     _new_id: str | None = None
-    _handed_out: dict[str, bytes | None]
+    _handed_out: dict[str, bytes | None] | None = None
     """Keys that were set or removed, or whose value was given away and can be changed: all a commit has to compare.
 
     Each with the imprint that its value had when it was given away, as stored. None: only what is stored can tell.
@@ -66,7 +68,6 @@ class Session(dict[str, Any]):
         presented_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self._handed_out = {}
         if args or kwargs:
             super().__init__(*args, **kwargs)
             self._all_written = True
@@ -127,7 +128,7 @@ class Session(dict[str, Any]):
     @property
     def modified(self) -> bool:
         """Whether the content differs from what is stored, however deep: `session["cart"].append(x)` counts."""
-        if self._is_asked_for:
+        if self.cleared or self.rotates or self.new_owner is not None or self.new_max_age is not None:
             return True
         try:
             to_set, to_remove = self.delta()
@@ -195,42 +196,40 @@ class Session(dict[str, Any]):
         stored = {} if self.record is None or self.cleared else self.record.data
         if not stored:
             return encode_items(dict(dict.items(self))), _NOTHING
-        to_set = self._changed(stored)
+        suspects = self._suspects()
+        to_set = self._changed(suspects, stored) if suspects else {}
         if dict.__len__(self) == len(stored) + (sum(key not in stored for key in to_set) if to_set else 0):
             return to_set, _NOTHING
         return to_set, frozenset(key for key in stored if not dict.__contains__(self, key))
 
-    def _changed(self, stored: Mapping[str, str]) -> dict[str, str]:
+    def _changed(self, keys: list[str], stored: Mapping[str, str]) -> dict[str, str]:
         """Return those of the entries that are not what is stored, encoded."""
         return {
             key: encode_item(key, value)
-            for key in self._suspects()
+            for key in keys
             if (value := dict.get(self, key, _ABSENT)) is not _ABSENT and not _is_as_stored(value, stored.get(key))
         }
 
     @property
     def may_differ(self) -> bool:
         """Whether there may be anything to commit: something was done with it, or to a value that was given away."""
-        if self.accessed or self._is_asked_for:
+        if self.accessed or self.asked != self._done:
             return True
-        if not self._handed_out and not self._all_written:
+        if self._handed_out is None and not self._all_written:
             return False
-        if self.record is None or dict.__len__(self) != len(self.record.data):
+        if self.record is None:
             return True
-        stored = self.record.data
-        return not all(_is_as_stored(dict.get(self, key, _ABSENT), stored.get(key)) for key in self._suspects())
-
-    @property
-    def _is_asked_for(self) -> bool:
-        """Whether anything is to be done besides saving the content."""
-        return self.cleared or self.rotates or self.new_owner is not None or self.new_max_age is not None
+        suspects, stored = self._suspects(), self.record.data
+        return bool(suspects) and not all(
+            _is_as_stored(dict.get(self, key, _ABSENT), stored.get(key)) for key in suspects
+        )
 
     def _suspects(self) -> list[str]:
         """Return the keys whose entries may not be what is stored."""
         # Lists: a sync endpoint's thread may still hold the session.
+        handed_out = [] if self._handed_out is None else list(self._handed_out.items())
         if self._all_written:
-            return list(dict.keys(self))
-        handed_out = list(self._handed_out.items())
+            return list(dict.fromkeys([*dict.keys(self), *(key for key, _ in handed_out)]))
         return [key for key, then in handed_out if then is None or then != _imprint(dict.get(self, key))]
 
     def attach(self, save: Callable[["Session"], Awaitable[bool]], store: OwnerStore | None) -> None:
@@ -245,11 +244,12 @@ class Session(dict[str, Any]):
         `version` is the stored one: higher than the record's if others have changed the session too.
         """
         self.record = record
-        for key in list(self._handed_out):
+        for key in list(self._handed_out or ()):
             self._write(key)
         self.stored_version = version
         self.presented_id = None
         if asked == self.asked:
+            self._done = asked
             self.cleared = self.rotates = self.ended = False
             self._new_id = self.fixed_id
             self.new_owner = self.new_max_age = None
@@ -321,9 +321,19 @@ class Session(dict[str, Any]):
         self._write(key)
         return super().pop(key, *default)
 
+    def popitem(self) -> tuple[str, Any]:
+        """As dict's."""
+        self.accessed = True
+        key, value = super().popitem()
+        self._write(key)
+        return key, value
+
     def _hand_out(self, key: str, value: Any) -> None:
-        if key not in self._handed_out:
-            self._handed_out[key] = _imprint(value)
+        handed_out = self._handed_out
+        if handed_out is None:
+            handed_out = self._track()
+        if key not in handed_out:
+            handed_out[key] = _imprint(value)
 
     def _hand_out_all(self) -> None:
         for key, value in list(dict.items(self)):
@@ -331,7 +341,15 @@ class Session(dict[str, Any]):
                 self._hand_out(key, value)
 
     def _write(self, key: str) -> None:
-        self._handed_out[key] = None
+        handed_out = self._handed_out
+        if handed_out is None:
+            handed_out = self._track()
+        handed_out[key] = None
+
+    def _track(self) -> dict[str, bytes | None]:
+        # In one step: two threads of one request may begin at once.
+        tracked: dict[str, bytes | None] = self.__dict__.setdefault("_handed_out", {})
+        return tracked
 
 
 class DueSession(Session):
@@ -401,5 +419,5 @@ for _name in (
     setattr(Session, _name, _marking(_name))
 for _name in ("__or__", "__ror__", "copy", "items", "values"):
     setattr(Session, _name, _marking(_name, reads=True))
-for _name in ("__ior__", "popitem", "update"):
+for _name in ("__ior__", "update"):
     setattr(Session, _name, _marking(_name, writes=True))
