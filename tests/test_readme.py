@@ -11,7 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, settings, table
+from dynamodb_sessions import DynamoDBSessionMiddleware, agents, settings, table
 from tests.conftest import KEY
 
 PROJECT = Path(__file__).parent.parent
@@ -19,7 +19,9 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 DEMO = 'python3 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/python -m examples.duel_arena'
-TESTS = 'python3 -m venv .venv && .venv/bin/pip install -e ".[dev]" && .venv/bin/python -m pytest'
+TESTS = (
+    'python3 -m venv .venv && .venv/bin/pip install -e ".[dev]" && .venv/bin/python -m pytest -n auto --dist loadfile'
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def _readers_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
     monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
     monkeypatch.chdir(tmp_path)
+    agents._table.cache_clear()  # The environment is another one.
     names = ("sessions", "checkpoints", "conversations")
     for name in names:
         table.create(dynamodb, name, conversations=name == "conversations")
