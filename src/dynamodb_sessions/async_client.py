@@ -1,8 +1,8 @@
-"""The door to DynamoDB without threads: aiodynamo's signatures over aiohttp's connections, in asyncio's event loop.
+"""The door to DynamoDB without threads: aiodynamo's credentials, and aiohttp's connections, in asyncio's event loop.
 
 Region, endpoint and credentials are those boto3 would use, or those of a given aiodynamo client. Connections belong to
 an event loop: each has a pool of its own, which closes when the loop shuts down, as `asyncio.run` and every server have
-it. Only this module imports aiodynamo and aiohttp, and nothing imports it before it is asked for.
+it. Only this module and `signature.py` import aiodynamo and aiohttp, and nothing imports them before it is asked for.
 """
 
 import asyncio
@@ -21,13 +21,14 @@ from aiodynamo.client import Client
 from aiodynamo.credentials import Credentials, Key
 from aiodynamo.http.aiohttp import AIOHTTP
 from aiodynamo.http.types import HttpImplementation
-from aiodynamo.sign import Request, signed_dynamo_request
+from aiodynamo.sign import make_default_endpoint
 from yarl import URL
 
 from dynamodb_sessions import discretion
 from dynamodb_sessions.client import MAX_CONCURRENT_CALLS, Boto3Door, NotAsked, reason, translate, translate_response
 from dynamodb_sessions.discretion import discreet
 from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
+from dynamodb_sessions.signature import Signer
 
 _MAX_ATTEMPTS = 2
 _OK = 200
@@ -51,8 +52,10 @@ class AsyncDoor:
         timeout: float = 5.0,
     ) -> None:
         self.timeout = timeout
-        self._account = None if client is None else _Account(client.region, client.endpoint, client.credentials)
+        self._account: _Account | None = None
         if client is not None:
+            endpoint = client.endpoint or make_default_endpoint(client.region)
+            self._account = _Account(client.credentials, Signer(client.region, endpoint))
             region_name, endpoint_url = client.region, None if client.endpoint is None else str(client.endpoint)
         self._boto3 = Boto3Door(region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
         # Both attempts, and the pause between them, are over before the deadline is.
@@ -73,12 +76,14 @@ class AsyncDoor:
             pool = await _Pool.of_this_loop()
         exchange = _Exchange(pool.session, self._patience)
         try:
-            if self._is_ready() and not pool.slots.locked():
+            key = None if self._account is None else self._account.key_at_hand()
+            if key is not None and not pool.slots.locked():
+                # There is nothing to wait for but DynamoDB itself, which has a deadline of its own.
                 async with pool.slots:
-                    return await self._send(exchange, operation, parameters)
+                    return await self._send(exchange, operation, parameters, key)
             with discreet():
                 async with asyncio.timeout(self.timeout), pool.slots:
-                    return await self._send(exchange, operation, parameters)
+                    return await self._send(exchange, operation, parameters, None)
         except TimeoutError:
             if not exchange.attempts:
                 raise NotAsked(f"no turn in {self.timeout:g} s: over {MAX_CONCURRENT_CALLS} calls at once") from None
@@ -92,47 +97,45 @@ class AsyncDoor:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, self.call(operation, **parameters)).result()
 
-    def _is_ready(self) -> bool:
-        """Whether there is nothing to wait for but DynamoDB itself, which has a deadline of its own."""
-        credentials = None if self._account is None else self._account.credentials
-        return isinstance(credentials, _Boto3Credentials) and credentials.are_fresh()
-
-    async def _send(self, exchange: "_Exchange", operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    async def _send(
+        self, exchange: "_Exchange", operation: str, parameters: dict[str, Any], key: Key | None
+    ) -> dict[str, Any]:
         if self._account is None:
             meta = self._boto3.client.meta
-            self._account = _Account(meta.region_name, URL(meta.endpoint_url), _Boto3Credentials())
-        region, endpoint, credentials = self._account
-        payload = parameters if operation == "get_item" else _as_json(parameters)
+            self._account = _Account(_Boto3Credentials(), Signer(meta.region_name, URL(meta.endpoint_url)))
+        credentials, signer = self._account
+        body = _encode(parameters).encode()
         while True:
-            key = await credentials.get_key(AIOHTTP(exchange.session))
-            if key is None:
+            if key is None and (key := await credentials.get_key(AIOHTTP(exchange.session))) is None:
                 raise ConfigurationError("NoCredentialsFound: there are no AWS credentials")
-            request = signed_dynamo_request(
-                key=key, payload=payload, action=_action(operation), region=region, endpoint=endpoint
-            )
-            answer = await exchange.post(request)
+            answer = await exchange.post(signer.endpoint, signer.headers(key, _action(operation), body), body)
             if answer is not None:
                 return answer
             if exchange.attempts == _MAX_ATTEMPTS or not exchange.may_succeed(credentials):
                 raise exchange.failure
+            key = None
             await asyncio.sleep(random.uniform(0, self._longest_pause))  # noqa: S311 - it only spreads the retries
 
 
 class _Account(NamedTuple):
-    """Who calls DynamoDB, and where. No endpoint: the region's."""
+    """Who calls DynamoDB, and how that is proved."""
 
-    region: str
-    endpoint: URL | None
     credentials: Credentials
+    signer: Signer
+
+    def key_at_hand(self) -> Key | None:
+        """Return the key if that takes no waiting: neither for where it is kept, nor for its renewal."""
+        return self.credentials.at_hand() if isinstance(self.credentials, _Boto3Credentials) else None
 
 
-def _as_json(value: Any) -> Any:
-    """Return a request's parameters as they are sent: bytes in base64."""
-    if isinstance(value, dict):
-        return {name: _as_json(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_as_json(each) for each in value]
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_base64).encode
+"""Return a request's parameters as they are sent: bytes, which JSON has not, in base64."""
+
+_decode = json.JSONDecoder().decode
 
 
 @functools.cache
@@ -189,29 +192,29 @@ class _Exchange:
         self._error: Exception | None = None
         self._refusal: dict[str, Any] = {}
 
-    async def post(self, request: Request) -> dict[str, Any] | None:
+    async def post(self, url: URL, headers: dict[str, str], body: bytes) -> dict[str, Any] | None:
         """Send a request once. None if that has failed."""
         self.attempts += 1
         self._error, self._refusal = None, {}
         try:
             response = await self.session.post(
-                request.url,
-                headers=request.headers,
-                data=aiohttp.BytesPayload(request.body),
+                url,
+                headers=headers,
+                data=aiohttp.BytesPayload(body),
                 allow_redirects=False,
                 timeout=self._patience,
             )
-            body = await response.read()
+            said = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             self._error = error
             return None
         if response.status == _OK:
-            answer = json.loads(body)
+            answer = _decode(said.decode())
             if not isinstance(answer, dict) or (answer and answer.keys().isdisjoint(_SAID)):
                 raise StoreUnavailable("DynamoDB's answer is none")
             return answer
         metadata = {"HTTPStatusCode": response.status, "RetryAttempts": self.attempts - 1}
-        self._refusal = _refusal(body) | {"ResponseMetadata": metadata}
+        self._refusal = _refusal(said) | {"ResponseMetadata": metadata}
         return None
 
     def may_succeed(self, credentials: Credentials) -> bool:
@@ -247,13 +250,17 @@ class _Boto3Credentials(Credentials):
 
     def __init__(self) -> None:
         self._found: Any = None
+        self._last: tuple[Any, Key | None] = (None, None)
+        """The credentials as botocore last gave them, and their key."""
 
-    def are_fresh(self) -> bool:
-        """Whether they need not be looked for, nor renewed, which may take a while."""
-        return self._found is not None and not getattr(self._found, "refresh_needed", bool)()
+    def at_hand(self) -> Key | None:
+        """Return the key if it need not be looked for, nor renewed, which may take a while."""
+        if self._found is None or getattr(self._found, "refresh_needed", bool)():
+            return None
+        return self._key()
 
     async def get_key(self, http: HttpImplementation) -> Key | None:  # noqa: ARG002
-        return _key(self._found) if self.are_fresh() else await asyncio.to_thread(self._read)
+        return self.at_hand() or await asyncio.to_thread(self._read)
 
     def invalidate(self) -> bool:
         return False
@@ -264,9 +271,12 @@ class _Boto3Credentials(Credentials):
     def _read(self) -> Key | None:
         if self._found is None:
             self._found = boto3.Session().get_credentials()
-        return None if self._found is None else _key(self._found)
+        return None if self._found is None else self._key()
 
-
-def _key(credentials: Any) -> Key:
-    frozen = credentials.get_frozen_credentials()
-    return Key(frozen.access_key, frozen.secret_key, frozen.token)
+    def _key(self) -> Key | None:
+        given = self._found.get_frozen_credentials()
+        last, key = self._last
+        if given != last:
+            key = Key(given.access_key, given.secret_key, given.token)
+            self._last = given, key
+        return key
