@@ -217,7 +217,7 @@ class _Exchange:
                 raise
             await self._refuse("saved", error)
         else:
-            if session.may_differ or self._refresh:
+            if self._may_commit(session):
                 await self._finish(session, failed=self._failed)
 
     async def _load(self, tickets: Sequence[Ticket]) -> Session:
@@ -308,7 +308,7 @@ class _Exchange:
             # A websocket that is closed instead of accepted has no headers to carry a cookie.
             session.late = message["type"] == "websocket.close"
             self._failed = message.get("status", 200) >= _SERVER_ERROR
-            if session.accessed or self._refresh:
+            if self._may_commit(session):
                 try:
                     await self._commit(session, failed=self._failed)
                 except _OUTAGE as error:
@@ -348,6 +348,13 @@ class _Exchange:
             if b"cache-control" not in names:
                 headers.append((b"cache-control", b"no-store"))
 
+    def _may_commit(self, session: Session) -> bool:
+        """Whether a commit may have something to do: it decides."""
+        if session.may_differ or self._refresh:
+            return True
+        record = session.record
+        return session.accessed and record is not None and self._middleware.lifetimes.is_due(record, lifecycle.clock())
+
     async def _save(self, session: Session) -> bool:
         return await self._commit(session, failed=False)
 
@@ -357,8 +364,6 @@ class _Exchange:
         One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
         cut a save in half; the store's own deadline ends it.
         """
-        if not session.may_differ and not self._refresh:
-            return not session.ended
         if self._committed is not None:
             with anyio.CancelScope(shield=True):
                 while self._committed is not None:

@@ -212,17 +212,18 @@ class Session(dict[str, Any]):
 
     @property
     def may_differ(self) -> bool:
-        """Whether there may be anything to commit: something was done with it, or to a value that was given away."""
-        if self.accessed or self.asked != self._done:
+        """Whether there may be anything to store: something was asked for, or done to it or a value it gave away."""
+        if self.asked != self._done:
             return True
         if self._handed_out is None and not self._all_written:
             return False
         if self.record is None:
             return True
         suspects, stored = self._suspects(), self.record.data
-        return bool(suspects) and not all(
-            _is_as_stored(dict.get(self, key, _ABSENT), stored.get(key)) for key in suspects
-        )
+        if not self.late:
+            return bool(suspects)
+        # By now it has nearly always been stored: to see that takes less than to decide it.
+        return not all(_is_as_stored(dict.get(self, key, _ABSENT), stored.get(key)) for key in suspects)
 
     def _suspects(self) -> list[str]:
         """Return the keys whose entries may not be what is stored."""
