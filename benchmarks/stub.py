@@ -6,12 +6,16 @@ and runs until its standard input ends.
 """
 
 import argparse
-import asyncio
+import contextlib
 import gc
 import json
 import re
+import selectors
+import socket
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -188,47 +192,65 @@ def _changes(expression: str) -> list[tuple[str, list[str], str]]:
     return changes
 
 
-class _Connection(asyncio.Protocol):
-    """As much of HTTP/1.1 as DynamoDB's clients speak."""
+class Server:
+    """As much of HTTP/1.1 as DynamoDB's clients speak, on bare sockets: an event loop would be measured with them."""
 
-    def __init__(self, items: Items, latency: float) -> None:
-        self._items = items
+    def __init__(self, latency: float) -> None:
+        self._items = Items()
         self._latency = latency
-        self._received = b""
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.address = "http://{}:{}".format(*self._listening.getsockname())
+        self._received: dict[socket.socket, bytes] = {}
+        self._due: deque[tuple[float, socket.socket, bytes]] = deque()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+    def run(self) -> None:
+        """Answer until standard input ends."""
+        with selectors.DefaultSelector() as ready:
+            ready.register(sys.stdin, selectors.EVENT_READ)
+            ready.register(self._listening, selectors.EVENT_READ, self._accept)
+            while True:
+                timeout = max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
+                for key, _ in ready.select(timeout):
+                    if key.data is None:
+                        return
+                    key.data(ready, key.fileobj)
+                while self._due and self._due[0][0] <= time.monotonic():
+                    self._send(*self._due.popleft()[1:])
 
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (end := self._received.find(b"\r\n\r\n")) >= 0:
-            length, target = _LENGTH.search(self._received, 0, end), _TARGET.search(self._received, 0, end)
+    def _accept(self, ready: selectors.BaseSelector, listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._received[connection] = b""
+        ready.register(connection, selectors.EVENT_READ, self._receive)
+
+    def _receive(self, ready: selectors.BaseSelector, connection: socket.socket) -> None:
+        try:
+            data = connection.recv(1 << 18)
+        except OSError:
+            data = b""
+        if not data:
+            ready.unregister(connection)
+            connection.close()
+            del self._received[connection]
+            return
+        received = self._received[connection] + data
+        while (end := received.find(b"\r\n\r\n")) >= 0:
+            length, target = _LENGTH.search(received, 0, end), _TARGET.search(received, 0, end)
             whole = end + 4 + (int(length[1]) if length else 0)
-            if len(self._received) < whole:
-                return
-            body, self._received = self._received[end + 4 : whole], self._received[whole:]
-            status, answer = self._items.answer(target[1] if target else b"", body)
-            head = _HEAD % (status, len(answer))
+            if len(received) < whole:
+                break
+            status, answer = self._items.answer(target[1] if target else b"", received[end + 4 : whole])
+            received = received[whole:]
+            answer = _HEAD % (status, len(answer)) + answer
             if self._latency:
-                asyncio.get_running_loop().call_later(self._latency, self._send, head + answer)
+                self._due.append((time.monotonic() + self._latency, connection, answer))
             else:
-                self._send(head + answer)
+                self._send(connection, answer)
+        self._received[connection] = received
 
-    def _send(self, answer: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(answer)
-
-
-async def serve(latency: float) -> None:
-    """Answer, `latency` seconds after each request, until standard input ends."""
-    gc.disable()  # There is no garbage in circles here, and no pause is to be measured.
-    items = Items()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(items, latency), "127.0.0.1", 0, backlog=1024)
-    host, port = server.sockets[0].getsockname()
-    print(f"http://{host}:{port}", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    def _send(self, connection: socket.socket, answer: bytes) -> None:
+        with contextlib.suppress(OSError):  # Nobody waits for it any more.
+            connection.sendall(answer)
 
 
 @contextmanager
@@ -252,4 +274,7 @@ def process(latency: float = 0.0) -> Iterator[tuple[str, int]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latency-ms", type=float, default=0.0)
-    asyncio.run(serve(parser.parse_args().latency_ms / 1000))
+    server = Server(parser.parse_args().latency_ms / 1000)
+    gc.disable()  # There is no garbage in circles here, and no pause is to be measured.
+    print(server.address, flush=True)
+    server.run()
