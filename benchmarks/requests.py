@@ -27,7 +27,7 @@ from botocore.config import Config
 from starlette.types import ASGIApp
 
 from benchmarks import redis_server, stub
-from benchmarks.harness import KEY, Bar, Report, be_nobody, closing, options_of, paired, percentile
+from benchmarks.harness import KEY, Bar, Report, be_nobody, closing, on_a_core_apart, options_of, paired, percentile
 from benchmarks.middleware import MAX_AGE, Contender, app, app_that_loads
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore
 from dynamodb_sessions.client import MAX_CONCURRENT_CALLS
@@ -207,7 +207,8 @@ async def groups(report: Report, latency: float, number: int) -> AsyncIterator[l
     """Give all kinds of clients there are, each with sessions of its own."""
     with ExitStack() as processes:
         async with AsyncExitStack() as connections:
-            url, pid = processes.enter_context(stub.process(latency))
+            with on_a_core_apart():
+                url, pid = processes.enter_context(stub.process(latency))
             through_boto3 = await browsers(with_dynamodb(url), number)
             found = [Group(BOTO3, through_boto3, pid)]
             try:
@@ -224,7 +225,8 @@ async def groups(report: Report, latency: float, number: int) -> AsyncIterator[l
             elif not redis_server.is_installed():
                 report.miss(f"{REDIS}: there is no program {redis_server.PROGRAM}")
             else:
-                port, redis_pid = processes.enter_context(redis_server.process(latency))
+                with on_a_core_apart():
+                    port, redis_pid = processes.enter_context(redis_server.process(latency))
                 found.append(Group(REDIS, await browsers(await with_redis(port, connections), number), redis_pid))
             yield found
 

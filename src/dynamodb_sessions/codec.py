@@ -40,8 +40,8 @@ _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 _raw_decode = _decoder.raw_decode
 
 
-def encode_item(key: object, value: Any) -> str:
-    """Return the stored string of one session entry.
+def encode_item(key: object, value: Any, *, known: str | None = None) -> str:
+    """Return the stored string of one session entry: `known`, without another look, if that carries the same value.
 
     Raises UnserializableValue naming the key if the entry would not come back as it went.
     """
@@ -49,6 +49,8 @@ def encode_item(key: object, value: Any) -> str:
         raise UnserializableValue(key, f"a session key must be a non-empty str of at most {MAX_KEY_SIZE:,} bytes")
     try:
         encoded = encode(value)
+        if known is not None and same(encoded, known):
+            return known
         encoded.encode()
         # Both are cheap and nearly always settle it; only the rest is walked.
         if encoded.count("[") + encoded.count("{") > MAX_DEPTH or decode(encoded) != value:
@@ -82,8 +84,8 @@ def decode_items(items: Mapping[str, str]) -> dict[str, Any]:
 
 
 def same(encoded: str, stored: str) -> bool:
-    """Whether two stored strings carry one value, however another writer may have spaced it."""
-    return encoded == stored or encoded == encode(decode(stored))
+    """Whether two stored strings carry one value, however another writer may have spaced the second."""
+    return encoded == stored or (len(encoded) < len(stored) and encoded == encode(decode(stored)))
 
 
 def encode_items(items: Mapping[str, Any]) -> dict[str, str]:

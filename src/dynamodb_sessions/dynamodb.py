@@ -128,7 +128,9 @@ class DynamoDBStore(TableClient):
             return None if changes.is_touch else await self._replace(record, changes, now)
         self._note_written(record.id, now)
         version = result.get("Attributes", {}).get("version")
-        return changed if version is None else replace(changed, version=int(version["N"]))
+        if version is None or version == item.number(changed.version):
+            return changed
+        return replace(changed, version=int(version["N"]))
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         stored: Record | None = record

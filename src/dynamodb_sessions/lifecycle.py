@@ -211,9 +211,11 @@ async def commit(store: SessionStore, session: Session, action: Action) -> bool:
         return False
     # A touch may not hear of a version that an earlier commit has heard of already.
     version = max(stored.version, session.stored_version) if isinstance(action, Touch) else stored.version
-    # What others have changed meanwhile is not in this session's dict: it must not look removed from it, nor be deleted
-    # as known.
-    session.settle(replace(stored, data=held.data, version=held.version), asked=asked, version=version)
+    if stored != held:
+        # What others have changed meanwhile is not in this session's dict: it must not look removed from it, nor be
+        # deleted as known.
+        held = replace(stored, data=held.data, version=held.version)
+    session.settle(held, asked=asked, version=version)
     return True
 
 

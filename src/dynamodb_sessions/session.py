@@ -204,11 +204,12 @@ class Session(dict[str, Any]):
 
     def _changed(self, keys: list[str], stored: Mapping[str, str]) -> dict[str, str]:
         """Return those of the entries that are not what is stored, encoded."""
-        return {
-            key: encode_item(key, value)
-            for key in keys
-            if (value := dict.get(self, key, _ABSENT)) is not _ABSENT and not _is_as_stored(value, stored.get(key))
-        }
+        changed = {}
+        for key in keys:
+            value, known = dict.get(self, key, _ABSENT), stored.get(key)
+            if value is not _ABSENT and (encoded := encode_item(key, value, known=known)) != known:
+                changed[key] = encoded
+        return changed
 
     @property
     def may_differ(self) -> bool:
