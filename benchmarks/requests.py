@@ -36,7 +36,7 @@ BOTO3, ASYNC = "this package, boto3", "this package, async"
 BARE_BOTO3, BARE_AIODYNAMO = "bare boto3 in threads", "bare aiodynamo"
 REDIS = "starsessions + Redis"
 TRAFFIC = ("read", "read-mostly")
-ROUNDS = 5
+ROUNDS = 7
 WRITE_EVERY = 10
 SIZE = 1_000
 CONCURRENT = (1, 8, 64)
@@ -326,7 +326,7 @@ def limits(name: str, other: str, traffic: str, concurrent: int) -> float | None
 
 def run(options: argparse.Namespace) -> Report:
     report = Report("requests")
-    size: dict[str, Any] = {"concurrent": CONCURRENT, "latencies": LATENCIES, "seconds": 0.2}
+    size: dict[str, Any] = {"concurrent": CONCURRENT, "latencies": LATENCIES, "seconds": 0.3}
     if options.tiny:
         size = {"concurrent": (1, 2), "latencies": (0.0, 0.001), "seconds": 0.01}
     asyncio.run(measure(report, rounds=options.rounds, **size))

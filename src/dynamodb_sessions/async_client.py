@@ -174,8 +174,7 @@ async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_CALLS),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity"},
-        skip_auto_headers=("Accept", "User-Agent"),
+        headers={"Accept-Encoding": "identity", "User-Agent": "dynamodb-sessions"},
         # As botocore has it. It is looked up for every request, so only where there is one.
         trust_env=bool(urllib.request.getproxies()),
     ) as session:
