@@ -177,7 +177,7 @@ class Tenant:
         chance = random.Random()
         seconds = []
         for session_id in chance.sample(self._ids, requests):
-            cookie = self._middleware.cookie.issue(session_id, 1, max_age=None, secure=True).partition(";")[0]
+            cookie = self._middleware.setup.cookie.issue(session_id, 1, max_age=None, secure=True).partition(";")[0]
             browser = Contender("", self._middleware, headers=[*HEADERS, (b"cookie", cookie.encode())])
             started = time.perf_counter()
             before = await browser.ask("/read")

@@ -308,7 +308,7 @@ async def test_touch_does_not_time_what_is_not_touched(stub_url: str) -> None:
     store = DynamoDBStore("sessions", endpoint_url=stub_url)
     visitor = touch.Visitor(store, 0, touches=True)
     await visitor.sample(2)
-    visitor._app.lifetimes = Lifetimes(1000)
+    visitor._app.setup = visitor._app.setup._replace(lifetimes=Lifetimes(1000))
     with pytest.raises(AssertionError):
         await visitor.sample(2)
 

@@ -63,7 +63,7 @@ async def test_nothing_is_left_to_the_garbage_collector() -> None:
         gc.garbage.clear()
         gc.enable()
     assert "Session" not in left
-    assert "_Exchange" not in left
+    assert "Exchange" not in left
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])

@@ -135,7 +135,7 @@ def test_the_toggle_moves_between_both_with_no_change_of_code(toggle: str, monke
     built = factory(no_app, **kwargs)
     if isinstance(built, DynamoDBSessionMiddleware):
         assert isinstance(built.store, FallbackStore)
-        assert built.cookie.name == "sid"
+        assert built.setup.cookie.name == "sid"
     else:
         assert isinstance(built, SessionMiddleware)
         assert (built.session_cookie, built.max_age) == ("sid", 60)
