@@ -59,7 +59,7 @@ class AsyncDoor:
             region_name, endpoint_url = client.region, None if client.endpoint is None else str(client.endpoint)
         self._boto3 = Boto3Door(region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
         # Both attempts, and the pause between them, are over before the deadline is.
-        self._patience = aiohttp.ClientTimeout(total=min(2.0, timeout * 0.4))
+        self._patience = aiohttp.ClientTimeout(total=timeout * 0.4)
         self._longest_pause = min(0.1, timeout * 0.1)
         discretion.install()
 
@@ -225,11 +225,11 @@ class _Exchange:
 
     @property
     def failure(self) -> Exception:
-        """What the last failure means here, if it is no timeout. Names the cause, never the request."""
+        """What the last failure means here. Names the cause, never the request."""
         if self._error is None:
             return translate_response(self._refusal)
         if isinstance(self._error, TimeoutError):
-            return self._error
+            return StoreUnavailable(f"DynamoDB did not answer: {self.attempts} attempts of {self._patience.total:g} s")
         return StoreUnavailable(f"DynamoDB cannot be reached: {reason(self._error)}")
 
 

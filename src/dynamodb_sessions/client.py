@@ -195,8 +195,8 @@ class Boto3Door:
         # botocore's own default has changed between releases, and its read timeout is for every recv: see `timeout`.
         config = Config(
             # Unless a reply drips, both attempts are over before the deadline is.
-            connect_timeout=min(1.0, self.timeout / 5),
-            read_timeout=min(1.0, self.timeout / 5),
+            connect_timeout=self.timeout / 5,
+            read_timeout=self.timeout / 5,
             # Not "standard": it stops repeating for all after some forty repeated creates, whose success it cannot see.
             # The breaker is what spares a DynamoDB that is in trouble.
             retries={"mode": "legacy", "total_max_attempts": 2},
