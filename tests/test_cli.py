@@ -294,7 +294,7 @@ def test_progress_is_told_on_a_terminal_only(
 def test_create_table_makes_it_once(run: Run, table_name: str, stored: Callable[[], set[str]], keep: Store) -> None:
     another = f"{table_name}-2"
     for _ in range(2):
-        assert another in run("create-table", "--table", another)
+        assert f"`dynamodb-sessions check --table {another} --" in run("create-table", "--table", another)
     run("check", "--table", another)
     record = keep()
     run("create-table")

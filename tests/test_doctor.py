@@ -164,7 +164,7 @@ def test_a_table_of_sessions_is_none_of_conversations(client: Any, table_name: s
         "key",
         "the table's key is session_id, a string, not session_id, a string and position, a number",
     )
-    assert "SESSION_TABLE_NAME" not in wrong.fix
+    assert wrong.fix == "it is a table of sessions: look at it without --conversations"
 
 
 def test_no_table_of_conversations(endpoint_url: str, table_name: str) -> None:

@@ -169,7 +169,7 @@ def _create_table(options: argparse.Namespace) -> int:
     except Exception as error:
         raise ConfigurationError(f"the table cannot be created: {error}") from error
     print(
-        f"the table {target.table_name} is in {client.meta.region_name}; `dynamodb-sessions check` looks at it closely"
+        f"the table {target.table_name} is in {client.meta.region_name}; {target.command('check')} looks at it closely"
     )
     return 0
 

@@ -4,7 +4,6 @@ It changes nothing: its writes have a condition that cannot be true, except for 
 deletes. What it may not look at is left open, not wrong: an app's role must not have an operator's permissions.
 """
 
-import shlex
 import time
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field, replace
@@ -148,14 +147,6 @@ class _Examination:
     def _name(self) -> str:
         return "table_name" if self._target.conversations else "SESSION_TABLE_NAME"
 
-    def _command(self, name: str) -> str:
-        """Return a command of ours about this table."""
-        target = self._target
-        words = ["dynamodb-sessions", *name.split(), "--table", target.table_name, "--region", target.region_name or ""]
-        words += ["--endpoint-url", target.endpoint_url] if target.endpoint_url is not None else []
-        words += ["--conversations"] if target.conversations else []
-        return f"`{shlex.join(words)}`"
-
     def findings(self) -> Iterator[Finding]:
         got = self._ask("get_item", Key=self._key_of(PROBE_ID))
         yield _ok("connection", self._client.meta.endpoint_url)
@@ -232,8 +223,8 @@ class _Examination:
             return _wrong(
                 "table",
                 f"there is no table {name} in {region}",
-                f"correct {self._name} or the region, or make it with {self._command('create-table')} or, "
-                f"to rely on it, what {self._command('emit cli')} prints",
+                f"correct {self._name} or the region, or make it with {self._target.command('create-table')} or, "
+                f"to rely on it, what {self._target.command('emit cli')} prints",
             )
         status = described.body.get("Table", {}).get("TableStatus", "ACTIVE")
         if status not in {"ACTIVE", "UPDATING"}:
@@ -255,8 +246,10 @@ class _Examination:
         actual = _schema(made["KeySchema"], made)
         if actual == expected:
             return _ok("key", expected)
-        of_agents = table.definition(self._target.table_name, conversations=True)
-        if actual == _schema(of_agents["KeySchema"], of_agents):
+        other = table.definition(self._target.table_name, conversations=not self._target.conversations)
+        if actual == _schema(other["KeySchema"], other) and self._target.conversations:
+            fix = "it is a table of sessions: look at it without --conversations"
+        elif actual == _schema(other["KeySchema"], other):
             fix = "it is a table of conversations: look at it with --conversations"
         return _wrong("key", f"the table's key is {actual}, not {expected}", fix)
 
@@ -337,7 +330,7 @@ class _Examination:
         return _wrong(
             operation,
             "not allowed",
-            f"allow the role {allow} on {where}: {self._command('emit iam')} prints the policy",
+            f"allow the role {allow} on {where}: {self._target.command('emit iam')} prints the policy",
         )
 
     def _optional(self, operation: str, answer: _Answer) -> Finding:

@@ -5,6 +5,7 @@ There are two kinds: of sessions, one item each, and of agents' conversations, o
 
 import contextlib
 import re
+import shlex
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,14 @@ class Target:
             raise ConfigurationError(f"region={self.region_name!r} is not the name of an AWS region")
         if self.endpoint_url is not None and "@" in urlsplit(self.endpoint_url).netloc:
             raise ConfigurationError("an endpoint's address must hold neither a user's name nor a password")
+
+    def command(self, name: str) -> str:
+        """Return a command of ours about this table, as it is typed."""
+        words = ["dynamodb-sessions", *name.split(), "--table", self.table_name]
+        words += ["--region", self.region_name] if self.region_name is not None else []
+        words += ["--endpoint-url", self.endpoint_url] if self.endpoint_url is not None else []
+        words += ["--conversations"] if self.conversations else []
+        return f"`{shlex.join(words)}`"
 
 
 def check_name(table_name: object) -> None:
