@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--bars]`: all that is quick, into results.json and a chart. `… NAME [options]`: one benchmark.
+"""`python -m benchmarks [options]`: all that is quick, into results.json and a chart. `… NAME [options]`: one of them.
 
 A benchmark is a module of this package with a docstring and `main(arguments) -> exit status`. Those with bars also have
 `run(options)`, which returns a report.
@@ -29,7 +29,7 @@ def module(name: str) -> Any:
 
 
 def listing() -> str:
-    lines = ["python -m benchmarks [--bars] [--tiny]: all with a *", "python -m benchmarks NAME [--help]", ""]
+    lines = ["benchmarks, those with a * quick: python -m benchmarks NAME [--help]", ""]
     for name in BENCHMARKS:
         summary = (module(name).__doc__ or "").partition("\n")[0]
         lines.append(f"  {name:10} {'*' if name in QUICK else ' '} {summary}")
@@ -49,14 +49,12 @@ def versions() -> dict[str, str | None]:
 
 def everything(arguments: list[str]) -> int:
     """Run all that is quick, and keep what is found."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--bars", action="store_true", help="exit with 1 if a bar does not hold, or could not be measured"
-    )
-    parser.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results.json")
-    parser.add_argument("--chart", type=Path, default=ROOT / "docs" / "benchmarks.svg")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    kept = {"results": ROOT / "benchmarks" / "results.json", "chart": ROOT / "docs" / "benchmarks.svg"}
+    if options.tiny:
+        print("!!! --tiny: these figures mean nothing, and are kept only where you say")
+        kept = {}
+    kept |= {name: path for name in ("results", "chart") if (path := getattr(options, name)) is not None}
     be_nobody()
     reports: list[Report] = []
     for name in QUICK:
@@ -65,10 +63,33 @@ def everything(arguments: list[str]) -> int:
         reports.append(module(name).run(given))
     results = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "versions": versions()}
     results |= {report.name: report.as_json() for report in reports}
-    options.results.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    options.chart.write_text(chart.draw(results))
+    drawn = {"results": json.dumps(results, indent=1, ensure_ascii=False) + "\n", "chart": chart.draw(results)}
+    for name, path in kept.items():
+        path.write_text(drawn[name])
     print("\n## bars")
     return max([closing(report, bars=options.bars) for report in reports])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks",
+        description="Run all that is quick, some minutes, and keep what is found.",
+        epilog=listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--bars", action="store_true", help="exit with 1 if a bar does not hold, or could not be measured"
+    )
+    parser.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing")
+    parser.add_argument("--results", type=_writable, metavar="FILE", help="default: benchmarks/results.json")
+    parser.add_argument("--chart", type=_writable, metavar="FILE", help="default: docs/benchmarks.svg")
+    return parser
+
+
+def _writable(path: str) -> Path:
+    if not Path(path).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(path).parent}")
+    return Path(path)
 
 
 def main(arguments: list[str]) -> int:
@@ -76,9 +97,9 @@ def main(arguments: list[str]) -> int:
     if name in BENCHMARKS:
         status: int = module(name).main(arguments[1:])
         return status
-    if name in ("--help", "-h") or name[:1] not in ("", "-"):
-        print(listing())
-        return 0 if name[:1] == "-" else 2
+    if name[:1] not in ("", "-"):
+        print(f"there is no benchmark {name}\n\n{listing()}", file=sys.stderr)
+        return 2
     return everything(arguments)
 
 

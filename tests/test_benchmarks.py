@@ -38,10 +38,10 @@ NOW = 1_800_000_000
 Tables = list[list[dict[str, str]]]
 
 
-def run(*arguments: str) -> tuple[int, str]:
+def run(*arguments: str, complaint: str = "") -> tuple[int, str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stderr == ""
+    assert done.stderr.partition("\n")[0] == complaint
     return done.returncode, done.stdout
 
 
@@ -63,7 +63,16 @@ def test_they_are_listed() -> None:
 
 
 def test_one_that_does_not_exist_is_refused() -> None:
-    assert run("speed-of-light")[0] == 2
+    assert run("speed-of-light", complaint="there is no benchmark speed-of-light") == (2, "")
+
+
+def test_figures_that_mean_nothing_do_not_take_the_place_of_those_that_do() -> None:
+    """Else the test of the chart fails, too."""
+    kept = [ROOT / "benchmarks" / "results.json", ROOT / "docs" / "benchmarks.svg"]
+    before = [path.read_bytes() for path in kept]
+    status, _ = run("--tiny")
+    assert status == 0
+    assert [path.read_bytes() for path in kept] == before
 
 
 def test_load() -> None:
@@ -462,6 +471,7 @@ def test_import() -> None:
 def test_everything_at_once(tmp_path: Path) -> None:
     kept, drawn = tmp_path / "results.json", tmp_path / "chart.svg"
     status, printed = run("--tiny", "--results", str(kept), "--chart", str(drawn))
+    assert "mean nothing" in printed
     assert status == 0
     results = json.loads(kept.read_text())
     assert [name for name in results if name not in ("date", "versions")] == list(QUICK)
