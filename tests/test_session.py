@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dynamodb_sessions import ConfigurationError, CorruptRecord, Session, SessionError, UnserializableValue
+from dynamodb_sessions import session as session_module
 from dynamodb_sessions.session import DueSession, new_id
 from dynamodb_sessions.store import Record
 
@@ -379,6 +380,56 @@ def test_what_is_asked_for_while_it_is_being_saved_is_not_forgotten(ask: Callabl
     ask(session)
     session.accessed = False  # As when the response has started.
     assert session.may_differ
+
+
+ASKED: dict[str, Callable[[Session], Any]] = {
+    "cleared": Session.clear,
+    "rotates": Session.regenerate,
+    "new_owner": lambda session: session.bind("alice"),
+    "new_max_age": lambda session: session.set_max_age(7),
+}
+
+
+@pytest.mark.parametrize("later", ASKED)
+@pytest.mark.parametrize("before", ASKED)
+def test_of_what_is_asked_for_during_a_save_only_that_is_still_to_be_done(before: str, later: str) -> None:
+    session = a_session({"a": 1})
+    ASKED[before](session)
+    asked, record = session.asked, a_session({"b": 1}).record
+    ASKED[later](session)
+    session.settle(record, asked=asked)
+    expected = {later} | ({"rotates"} if later == "new_owner" else set())
+    assert {name for name in ASKED if getattr(session, name)} == expected
+    assert session.may_differ
+    assert record is not None
+    assert (session.id == record.id) == (later == "new_max_age")
+    session.settle(record, asked=session.asked)
+    assert not any(getattr(session, name) for name in ASKED)
+    assert session.id == record.id
+
+
+def test_two_threads_that_reach_for_a_value_first_at_once_lose_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = a_session({"cart": [1]})
+    imprint = session_module._imprint
+
+    def interrupted(value: Any) -> bytes | None:
+        monkeypatch.setattr(session_module, "_imprint", imprint)
+        session["cart"].append(2)  # The other thread.
+        return imprint(value)
+
+    monkeypatch.setattr(session_module, "_imprint", interrupted)
+    assert session["cart"] == [1, 2]
+    assert session.delta() == ({"cart": "[1,2]"}, frozenset())
+
+
+def test_a_value_that_has_come_to_contain_itself_is_named_and_soon() -> None:
+    session = a_session({"tree": {"children": []}})
+    tree = session["tree"]
+    tree["children"] = [{"parent": tree}, {"parent": tree}]
+    assert session.may_differ
+    assert session.modified
+    with pytest.raises(UnserializableValue, match="'tree'"):
+        session.delta()
 
 
 def test_one_that_is_due_tells_once_that_it_is_used() -> None:

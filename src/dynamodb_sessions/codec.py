@@ -84,8 +84,8 @@ def decode_items(items: Mapping[str, str]) -> dict[str, Any]:
 
 
 def same(encoded: str, stored: str) -> bool:
-    """Whether two stored strings carry one value, however another writer may have spaced the second."""
-    return encoded == stored or (len(encoded) < len(stored) and encoded == encode(decode(stored)))
+    """Whether two stored strings carry one value, however another writer may have spelled the second."""
+    return encoded == stored or encoded == encode(decode(stored))
 
 
 def encode_items(items: Mapping[str, Any]) -> dict[str, str]:

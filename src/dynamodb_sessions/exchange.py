@@ -44,7 +44,6 @@ _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.
 class Setup(NamedTuple):
     """What all exchanges of one middleware share."""
 
-    app: ASGIApp
     cookie: SessionCookie
     lifetimes: Lifetimes
     store: SessionStore
@@ -82,8 +81,9 @@ class Exchange:
     _committed: "anyio.Event | None" = None
     """Set when the commit that is under way, if one is, has ended."""
 
-    def __init__(self, setup: Setup, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, setup: Setup, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self._setup = setup
+        self._app = app
         self._scope: Any = scope
         self._session: Any = None
         self._is_secure = scope.get("scheme") in ("https", "wss")
@@ -116,7 +116,7 @@ class Exchange:
             if self._is_due:
                 await self._touch_meanwhile(session)
             else:
-                await setup.app(self._scope, self._watch, self._respond)
+                await self._app(self._scope, self._watch, self._respond)
         except BaseException as error:
             gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
             await self._finish(session, failed=self._failed or not gone)
@@ -170,7 +170,7 @@ class Exchange:
                 used.set()
             tasks.start_soon(self._touch, session, used)
             try:
-                await self._setup.app(self._scope, self._watch, self._respond)
+                await self._app(self._scope, self._watch, self._respond)
             except anyio.get_cancelled_exc_class():
                 raise
             except BaseException as error:  # noqa: BLE001 - it is the app's, and not to be wrapped in the group's

@@ -93,7 +93,6 @@ class DynamoDBSessionMiddleware:
         self.app = app
         self.store: SessionStore = fallback_store or store
         self.setup = Setup(
-            app=app,
             cookie=cookie,
             lifetimes=lifetimes,
             store=ObservedStore(self.store, on_event),
@@ -106,7 +105,7 @@ class DynamoDBSessionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
-            await Exchange(self.setup, scope, receive, send).run()
+            await Exchange(self.setup, self.app, scope, receive, send).run()
         elif scope["type"] == "lifespan" and self.setup.fallback is not None:
             await self._start(self.setup.fallback, scope, receive, send)
         else:

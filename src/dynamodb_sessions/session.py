@@ -46,7 +46,9 @@ class Session(dict[str, Any]):
     asked = 0
     """Grows with every `clear`, `regenerate`, `bind` and `set_max_age`: a commit settles only what it knew of."""
     _done = 0
-    """What it was when all that was asked for was done."""
+    """What it was when what is done was decided."""
+    _asked_at: dict[str, int] | None = None
+    """What it was when each of these was last asked for, by the attribute that says so."""
     _new_id: str | None = None
     _handed_out: dict[str, bytes | None] | None = None
     """Keys that were set or removed, or whose value was given away and can be changed: all a commit has to compare.
@@ -150,7 +152,7 @@ class Session(dict[str, Any]):
             raise SessionError("this session was opened under an id of your own, which cannot change")
         if self.late:
             raise SessionError(_LATE)
-        self._ask()
+        self._ask("rotates")
         self.rotates = True
         self._new_id = None
 
@@ -164,7 +166,7 @@ class Session(dict[str, Any]):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
         if self.fixed_id is None:
             self.regenerate()
-        self._ask()
+        self._ask("new_owner")
         self.new_owner = owner
 
     def set_max_age(self, seconds: int | None) -> None:
@@ -173,7 +175,7 @@ class Session(dict[str, Any]):
         Raises ConfigurationError if it is not a positive int.
         """
         check_seconds("max_age", seconds)
-        self._ask()
+        self._ask("new_max_age")
         self.new_max_age = seconds or 0
 
     async def save(self) -> bool:
@@ -250,11 +252,13 @@ class Session(dict[str, Any]):
             self._write(key)
         self.stored_version = version
         self.presented_id = None
-        if asked == self.asked:
-            self._done = asked
-            self.cleared = self.rotates = self.ended = False
+        self.ended = False
+        self._done = asked
+        for name, then in list((self._asked_at or {}).items()):
+            if then <= asked:
+                self.__dict__.pop(name, None)  # As the class has it.
+        if not self.cleared and not self.rotates:
             self._new_id = self.fixed_id
-            self.new_owner = self.new_max_age = None
 
     def mark_accessed(self) -> None:
         """Called by Starlette's `request.session`."""
@@ -269,7 +273,7 @@ class Session(dict[str, Any]):
 
         Under an id of your own it is the same session, with other content.
         """
-        self._ask()
+        self._ask("cleared")
         if self.fixed_id is None:
             self.cleared = True
             self.rotates = False
@@ -282,9 +286,10 @@ class Session(dict[str, Any]):
         self._hand_out_all()
         return Session, (dict(dict.items(self)),)
 
-    def _ask(self) -> None:
+    def _ask(self, name: str) -> None:
         self.accessed = True
         self.asked += 1
+        self._asked_at = {**(self._asked_at or {}), name: self.asked}
 
     def __getitem__(self, key: str) -> Any:
         self.accessed = True
@@ -335,7 +340,7 @@ class Session(dict[str, Any]):
         if handed_out is None:
             handed_out = self._track()
         if key not in handed_out:
-            handed_out[key] = _imprint(value)
+            handed_out.setdefault(key, _imprint(value))  # Another thread may have been faster, and changed it.
 
     def _hand_out_all(self) -> None:
         for key, value in list(dict.items(self)):
@@ -374,9 +379,12 @@ class DueSession(Session):
 
 
 def _imprint(value: Any) -> bytes | None:
-    """Return what no other JSON value has, sooner than its JSON: nothing is ever loaded from it. None: it is none."""
+    """Return what no other JSON value has, sooner than its JSON: nothing is ever loaded from it. None: it is none.
+
+    One value may have several, by who else refers to its parts.
+    """
     try:
-        return marshal.dumps(value, _WITHOUT_REFERENCES)
+        return marshal.dumps(value)
     except ValueError:
         return None
 
@@ -392,8 +400,6 @@ def _is_as_stored(value: Any, stored: str | None) -> bool:
 _NOTHING = frozenset[str]()
 _ABSENT = object()
 _CONSTANTS = frozenset((str, int, float, bool, type(None)))
-_WITHOUT_REFERENCES = 2
-"""The version of marshal's format that depends on nothing but the value."""
 
 
 def _marking(name: str, *, reads: bool = False, writes: bool = False) -> Callable[..., Any]:
