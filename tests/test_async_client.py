@@ -209,6 +209,103 @@ def test_credentials_are_renewed_in_a_thread(store: DynamoDBStore, monkeypatch: 
     assert renewed[0] is not threading.main_thread()
 
 
+def test_credentials_are_followed_whenever_they_change(
+    store: DynamoDBStore, moto_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each time their renewal is left to a thread."""
+    renewed: list[threading.Thread] = []
+
+    def renew() -> dict[str, str]:
+        renewed.append(threading.current_thread())
+        key, soon = f"key{len(renewed)}", datetime.now(UTC) + timedelta(seconds=60)
+        return {"access_key": key, "secret_key": key, "token": key, "expiry_time": soon.isoformat()}
+
+    proxy = Proxy(moto_url)
+    watched = DynamoDBStore(store.table_name, endpoint_url=proxy.url, client="async")
+    gone = datetime.now(UTC) - timedelta(hours=1)
+    credentials = RefreshableCredentials("old", "old", "old", gone, renew, "test")
+    monkeypatch.setattr(boto3.Session, "get_credentials", lambda _: credentials)
+
+    async def use() -> None:
+        for _ in range(4):
+            assert await watched.load(new_id(), now=NOW) is None
+
+    assert store.probe()
+    renewed.clear()
+    try:
+        asyncio.run(use())
+    finally:
+        proxy.close()
+    assert len(renewed) == 4
+    assert threading.main_thread() not in renewed
+    keys = [sent.partition("Credential=")[2].partition("/")[0] for sent in proxy.authorizations]
+    assert keys == ["key1", "key2", "key3", "key4"]
+
+
+async def test_credentials_that_do_not_come_are_an_outage(
+    store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a lack of turns, so the breaker hears of it; and the app's own threads are not what hangs."""
+    may_end = threading.Event()
+
+    def hang(_: boto3.Session) -> None:
+        may_end.wait(10)
+
+    hanging = DynamoDBStore(store.table_name, endpoint_url="http://127.0.0.1:9", client="async", timeout=0.05)
+    monkeypatch.setattr(boto3.Session, "get_credentials", hang)
+    try:
+        for _ in range(breaker.FAILURES):
+            with pytest.raises(StoreUnavailable, match="credentials") as raised:
+                await hanging.load(new_id(), now=NOW)
+            assert type(raised.value) is StoreUnavailable
+        assert hanging._breaker.is_open
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(threading.active_count) > 1
+    finally:
+        may_end.set()
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("client", [None, "async"], ids=["boto3", "async"])
+async def test_credentials_that_cannot_be_sent_are_named_and_not_shown(
+    moto_url: str, client: str | None, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As from a file that ends with a line break."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv(name, "hush-hush\n")
+    store = DynamoDBStore("sessions", endpoint_url=moto_url, client=client)
+    with pytest.raises(ConfigurationError, match="line break") as raised:
+        await store.load(new_id(), now=NOW)
+    assert not store.probe()
+    shown = f"{raised.value!r} {raised.value.__cause__!r} {store.mode_reason} {(await store.health()).reason}"
+    assert "hush-hush" not in shown + caplog.text
+
+
+async def test_a_bundle_of_authorities_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere/ca.pem")
+    with pytest.raises(ConfigurationError, match=r"AWS_CA_BUNDLE='/nowhere/ca\.pem'"):
+        async_client._trusted()
+
+
+def test_who_has_no_turn_does_not_wait_for_ever(store: DynamoDBStore) -> None:
+    """Though there are credentials, so that nothing else is to be waited for."""
+
+    async def use() -> None:
+        quick = DynamoDBStore(
+            store.table_name, endpoint_url=store.client.meta.endpoint_url, client="async", timeout=0.1
+        )
+        assert await quick.load(new_id(), now=NOW) is None
+        pool = await async_client._Pool.of_this_loop()
+        for _ in range(MAX_CONCURRENT_CALLS):
+            await pool.slots.acquire()
+        async with asyncio.timeout(5):
+            with pytest.raises(NotAsked):
+                await quick.load(new_id(), now=NOW)
+
+    assert store.probe()
+    asyncio.run(use())
+
+
 def test_more_calls_than_can_be_made_are_no_outage(store: DynamoDBStore, moto_url: str) -> None:
     """Those whose turn does not come fail; DynamoDB was not asked, so the breaker does not hear of them."""
     proxy = Proxy(moto_url)

@@ -38,7 +38,7 @@ from dynamodb_sessions.client import ConditionFailed, Contended, ItemTooLarge, t
 from dynamodb_sessions.dynamodb import PROBE_ID
 from dynamodb_sessions.item import from_record
 from dynamodb_sessions.session import new_id
-from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, record_size
+from dynamodb_sessions.store import MAX_RECORD_SIZE, Changes, Record, record_size, wall_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -353,6 +353,28 @@ class TestStaleReads:
         assert consistent == [True, True, True, True]
         assert await half_price.load(moved, now=NOW + 7, min_version=1) is not None
         assert consistent[4:] == [False, True]
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda store, record, _: store.delete(record.id),
+            lambda store, record, _: store.revoke_owner(record.owner),
+            lambda store, record, now: store.create(replace(record, id=new_id()), now=now, replaces=record.id),
+            lambda store, record, now: store.rotate(record, new_id(), Changes(now + 100), now=now),
+            lambda store, record, now: store.update(
+                record, Changes(now + 100, set={f"k{number}": "1" for number in range(101)}), now=now
+            ),
+        ],
+        ids=["deleted", "revoked", "replaced", "moved", "changed in many keys"],
+    )
+    async def test_what_it_has_just_ended_it_reads_consistently(self, half_price: DynamoDBStore, act: Any) -> None:
+        now = wall_clock()
+        record = replace(a_record(), created_at=now - 5, expires_at=now + 100, owner=new_id())
+        await half_price.create(record, now=now - 5)
+        await act(half_price, record, now)
+        consistent = self.reads(half_price, None)
+        await half_price.load(record.id, now=now)
+        assert consistent == [True]
 
     async def test_what_it_remembers_of_its_writes_is_bounded(
         self, half_price: DynamoDBStore, monkeypatch: pytest.MonkeyPatch

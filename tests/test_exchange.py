@@ -89,3 +89,22 @@ async def test_who_outlives_the_request_may_save_but_not_speak(kind: str) -> Non
     record = await store.load(session.id, now=clock())
     assert record is not None
     assert record.data == {"user": '"alice"', "later": "1"}
+
+
+async def test_an_app_that_is_wrapped_later_is_called_wrapped() -> None:
+    """As tracers do it with what the `app` of a built middleware is."""
+    called = []
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        called.append(scope["path"])
+        await answer(send)
+
+    async def tracing(scope: Any, receive: Any, send: Any) -> None:
+        called.append("traced")
+        await app(scope, receive, send)
+
+    middleware = DynamoDBSessionMiddleware(app, KEY, store=MemoryStore(), exclude=["/not"])
+    middleware.app = tracing
+    for path in ("/", "/not"):
+        await ask(middleware, path)
+    assert called == ["traced", "/", "traced", "/not"]

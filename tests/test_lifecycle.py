@@ -13,6 +13,7 @@ from dynamodb_sessions import (
     Session,
     SessionError,
     UnserializableValue,
+    lifecycle,
     open_session,
 )
 from dynamodb_sessions.lifecycle import (
@@ -29,7 +30,7 @@ from dynamodb_sessions.lifecycle import (
     decide,
 )
 from dynamodb_sessions.session import new_id
-from dynamodb_sessions.store import Record, SessionStore
+from dynamodb_sessions.store import Changes, Record, SessionStore
 from tests.conftest import Clock
 
 NOW = 1_800_000_000
@@ -434,3 +435,32 @@ class TestOpenSession:
                 await store.delete("thread-123")
         assert "thread-123" not in f"{caught.value}{caplog.text}"
         assert "ended meanwhile" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_what_others_have_changed_beside_the_content_is_known_after_a_save() -> None:
+    store, record = MemoryStore(), Record(new_id(), {"a": "1"}, NOW, 2 * NOW)
+    await store.create(record, now=NOW)
+    mine, others = Session(record=record), Session(record=record)
+    others.set_max_age(7)
+    others["b"] = 1
+    mine["c"] = 1
+    for session in (others, mine):
+        assert await lifecycle.commit(store, session, decided(session))
+    assert mine.max_age == 7
+    assert mine == {"a": 1, "c": 1}
+    assert not mine.modified
+
+
+@pytest.mark.anyio
+async def test_a_touch_that_does_not_hear_of_a_version_forgets_none() -> None:
+    class Deaf(MemoryStore):
+        async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:  # noqa: ARG002
+            return changes.apply(record)
+
+    session = stored()
+    record = session.record
+    assert record is not None
+    session.settle(record, asked=0, version=9)
+    assert await lifecycle.commit(Deaf(), session, Touch(record, Changes(NOW + 5000)))
+    assert session.stored_version == 9

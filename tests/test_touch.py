@@ -399,6 +399,16 @@ async def test_a_websocket_that_begins_to_use_it_has_it_touched_then(visit: Visi
     assert visit.store.calls == ["load", "touch"]
 
 
+async def test_what_is_first_used_at_the_very_end_is_touched_then(visit: Visit) -> None:
+    async def handler(session: Session, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        assert session["count"] == 1
+
+    visit.end_touch()
+    await visit.ask(handler, "websocket")
+    assert visit.store.calls == ["load", "touch"]
+
+
 async def test_a_cookie_of_an_older_key_is_renewed_while_the_app_runs_used_or_not(visit: Visit) -> None:
     async def handler(*_: Any) -> None:
         await visit.wait_for_touch()

@@ -9,7 +9,10 @@ import asyncio
 import base64
 import functools
 import json
+import os
 import random
+import ssl
+import threading
 import urllib.request
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +28,15 @@ from aiodynamo.sign import make_default_endpoint
 from yarl import URL
 
 from dynamodb_sessions import discretion
-from dynamodb_sessions.client import MAX_CONCURRENT_CALLS, Boto3Door, NotAsked, reason, translate, translate_response
+from dynamodb_sessions.client import (
+    MAX_CONCURRENT_CALLS,
+    Boto3Door,
+    NotAsked,
+    in_thread,
+    reason,
+    translate,
+    translate_response,
+)
 from dynamodb_sessions.discretion import discreet
 from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
 from dynamodb_sessions.signature import Signer
@@ -70,10 +81,7 @@ class AsyncDoor:
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make one call in this event loop."""
-        try:
-            pool = _pools[asyncio.get_running_loop()]
-        except (KeyError, RuntimeError):
-            pool = await _Pool.of_this_loop()
+        pool = _pools.get(_running_loop()) or await _Pool.of_this_loop()
         exchange = _Exchange(pool.session, self._patience)
         try:
             key = None if self._account is None else self._account.key_at_hand()
@@ -85,9 +93,10 @@ class AsyncDoor:
                 async with asyncio.timeout(self.timeout), pool.slots:
                     return await self._send(exchange, operation, parameters, None)
         except TimeoutError:
-            if not exchange.attempts:
+            if not exchange.begun:
                 raise NotAsked(f"no turn in {self.timeout:g} s: over {MAX_CONCURRENT_CALLS} calls at once") from None
-            raise StoreUnavailable(f"DynamoDB did not answer within {self.timeout:g} s") from None
+            what = "DynamoDB did not answer" if exchange.attempts else "there was no client or no credentials"
+            raise StoreUnavailable(f"{what} within {self.timeout:g} s") from None
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
             # Without its cause, which may quote the request.
             raise translate(error) from None
@@ -100,9 +109,11 @@ class AsyncDoor:
     async def _send(
         self, exchange: "_Exchange", operation: str, parameters: dict[str, Any], key: Key | None
     ) -> dict[str, Any]:
+        exchange.begun = True
         if self._account is None:
-            meta = self._boto3.client.meta
-            self._account = _Account(_Boto3Credentials(), Signer(meta.region_name, URL(meta.endpoint_url)))
+            meta = (await in_thread(lambda: self._boto3.client, timeout=self.timeout)).meta
+            signer = Signer(meta.region_name, URL(meta.endpoint_url))
+            self._account = _Account(_Boto3Credentials(self.timeout), signer)
         credentials, signer = self._account
         body = _encode(parameters).encode()
         while True:
@@ -113,7 +124,8 @@ class AsyncDoor:
                 return answer
             if exchange.attempts == _MAX_ATTEMPTS or not exchange.may_succeed(credentials):
                 raise exchange.failure
-            key = None
+            if exchange.has_expired:
+                key = None
             await asyncio.sleep(random.uniform(0, self._longest_pause))  # noqa: S311 - it only spreads the retries
 
 
@@ -153,14 +165,11 @@ class _Pool:
 
     @classmethod
     async def of_this_loop(cls) -> "_Pool":
-        """Return the running event loop's pool. Raises ConfigurationError if the loop is not asyncio's."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise ConfigurationError('client="async" is aiohttp, which runs in asyncio\'s event loop only') from None
+        """Return the running event loop's pool, made if there is none. Raises ConfigurationError."""
+        loop = _running_loop()
         if loop not in _pools:
-            for other in [other for other in _pools if other.is_closed()]:
-                del _pools[other]
+            for other in [other for other in list(_pools) if other.is_closed()]:
+                _pools.pop(other, None)
             sessions = _sessions()
             _pools[loop] = cls(sessions, await anext(sessions))
         return _pools[loop]
@@ -169,10 +178,28 @@ class _Pool:
 _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
 
 
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError('client="async" is aiohttp, which runs in asyncio\'s event loop only') from None
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """Return what vouches for an endpoint: what the variable says that boto3 reads, too, or the usual authorities."""
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if not bundle:
+        return True
+    try:
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise ConfigurationError(f"AWS_CA_BUNDLE={bundle!r} cannot be read: {type(error).__name__}") from None
+
+
 async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:
     """Yield one session, and close it."""
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_CALLS),
+        connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_CALLS, ssl=_trusted()),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": "dynamodb-sessions"},
         # As botocore has it. It is looked up for every request, so only where there is one.
@@ -187,6 +214,8 @@ class _Exchange:
     def __init__(self, session: aiohttp.ClientSession, patience: aiohttp.ClientTimeout) -> None:
         self.session = session
         self._patience = patience
+        self.begun = False
+        """Whether the call had its turn."""
         self.attempts = 0
         self._error: Exception | None = None
         self._refusal: dict[str, Any] = {}
@@ -220,8 +249,12 @@ class _Exchange:
         """Whether the request may go better the next time."""
         if self._error is not None or self._refusal["ResponseMetadata"]["HTTPStatusCode"] >= _SERVER_ERROR:
             return True
-        code = self._refusal["Error"]["Code"]
-        return code in _BUSY or (code == _EXPIRED and credentials.invalidate())
+        return self._refusal["Error"]["Code"] in _BUSY or (self.has_expired and credentials.invalidate())
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the request was refused for its credentials' age."""
+        return self._error is None and self._refusal["Error"]["Code"] == _EXPIRED
 
     @property
     def failure(self) -> Exception:
@@ -247,7 +280,9 @@ def _refusal(body: bytes) -> dict[str, Any]:
 class _Boto3Credentials(Credentials):
     """Wherever boto3 finds credentials."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._finding = threading.Lock()
         self._found: Any = None
         self._last: tuple[Any, Key | None] = (None, None)
         """The credentials as botocore last gave them, and their key."""
@@ -259,7 +294,7 @@ class _Boto3Credentials(Credentials):
         return self._key()
 
     async def get_key(self, http: HttpImplementation) -> Key | None:  # noqa: ARG002
-        return self.at_hand() or await asyncio.to_thread(self._read)
+        return self.at_hand() or await in_thread(self._read, timeout=self._timeout)
 
     def invalidate(self) -> bool:
         return False
@@ -268,9 +303,15 @@ class _Boto3Credentials(Credentials):
         return False
 
     def _read(self) -> Key | None:
-        if self._found is None:
-            self._found = boto3.Session().get_credentials()
-        return None if self._found is None else self._key()
+        # One at a time: there may be a process to start, or a server to ask.
+        if not self._finding.acquire(timeout=self._timeout):
+            raise StoreUnavailable("the credentials take too long to be found")
+        try:
+            if self._found is None:
+                self._found = boto3.Session().get_credentials()
+            return None if self._found is None else self._key()
+        finally:
+            self._finding.release()
 
     def _key(self) -> Key | None:
         given = self._found.get_frozen_credentials()

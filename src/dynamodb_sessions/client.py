@@ -36,6 +36,8 @@ _REDIRECT = 300
 _SAY_SOMETHING = frozenset(("GetItem", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "Query", "Scan"))
 """Operations that answer with a JSON object, be it an empty one."""
 
+UNSENDABLE_CREDENTIALS = "the AWS credentials hold what no header can: is there a line break at the end of one?"
+
 _FIXES = {
     "ResourceNotFoundException": "create the table, or correct its name or region",
     "AccessDeniedException": (
@@ -258,7 +260,6 @@ def translate(error: Exception) -> SessionError:
     from botocore.exceptions import (  # noqa: PLC0415
         ClientError,
         CredentialRetrievalError,
-        HTTPClientError,
         NoCredentialsError,
         NoRegionError,
         ParamValidationError,
@@ -276,8 +277,20 @@ def translate(error: Exception) -> SessionError:
         return ConfigurationError(reason(error))
     if isinstance(error, CredentialRetrievalError):
         return StoreUnavailable("the credentials could not be retrieved")
-    cause = reason(error) if isinstance(error, HTTPClientError) else type(error).__name__
-    return StoreUnavailable(f"DynamoDB cannot be reached: {cause}")
+    return _unreachable(error)
+
+
+def _unreachable(error: Exception) -> SessionError:
+    from botocore.exceptions import HTTPClientError  # noqa: PLC0415
+
+    if type(error) is not HTTPClientError:
+        cause = reason(error) if isinstance(error, HTTPClientError) else type(error).__name__
+        return StoreUnavailable(f"DynamoDB cannot be reached: {cause}")
+    # It quotes whatever went wrong while the request was made and sent, be it a header of the request.
+    inner = vars(error).get("kwargs", {}).get("error", error)
+    if isinstance(inner, ValueError):
+        return ConfigurationError(UNSENDABLE_CREDENTIALS)
+    return StoreUnavailable(f"DynamoDB cannot be reached: {type(inner).__name__}")
 
 
 def translate_response(response: Any) -> SessionError:

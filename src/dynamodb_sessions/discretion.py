@@ -23,9 +23,10 @@ class discreet:  # noqa: N801 - a context manager
 
 
 def _withhold(record: logging.LogRecord) -> bool:
-    if _is_ours.get() and record.args:
-        # The template says what happens; the arguments are the requests, the replies and their signatures.
-        record.args = ()
+    if _is_ours.get():
+        # The template says what happens; the arguments are the requests, the replies and their signatures, and the
+        # errors quote them.
+        record.args, record.exc_info = (), None
     return True
 
 

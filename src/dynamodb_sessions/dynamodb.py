@@ -113,7 +113,7 @@ class DynamoDBStore(TableClient):
         except ConditionFailed as error:
             # An attempt before may have stored it, and its reply been lost.
             return error.repeated and await self._get(record.id, now, consistent=True) == record
-        self._note_written(record.id, now)
+        self._note_written(now, record.id, replaces)
         return True
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
@@ -126,7 +126,7 @@ class DynamoDBStore(TableClient):
         except ConditionFailed:
             # Gone, or in the older layout.
             return None if changes.is_touch else await self._replace(record, changes, now)
-        self._note_written(record.id, now)
+        self._note_written(now, record.id)
         version = result.get("Attributes", {}).get("version")
         if version is None or version == item.number(changed.version):
             return changed
@@ -151,7 +151,7 @@ class DynamoDBStore(TableClient):
                 }
                 with contextlib.suppress(ConditionFailed):
                     await self._transact(moved, {"Put": put}, {"Delete": self._unchanged(stored, now)})
-                    self._note_written(new_id, now)
+                    self._note_written(now, new_id, record.id)
                     return moved
         raise StoreUnavailable("the session is changed faster than it can be moved")
 
@@ -161,6 +161,7 @@ class DynamoDBStore(TableClient):
             await self.retry_contended("delete_item", TableName=self.table_name, Key=item.key(session_id), **condition)
         except ConditionFailed as error:
             return await self._is_deleted(session_id, error)
+        self._note_written(wall_clock(), session_id)
         return True
 
     async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
@@ -247,18 +248,21 @@ class DynamoDBStore(TableClient):
             )
         except ConditionFailed as error:
             return await self._is_deleted(session_id, error)
+        self._note_written(wall_clock(), session_id)
         return True
 
     async def _is_deleted(self, session_id: str, error: ConditionFailed) -> bool:
         """Whether a refused delete has deleted all the same: by an attempt before, whose reply was lost."""
         return error.repeated and await self._get(session_id, 0, consistent=True) is None
 
-    def _note_written(self, session_id: str, now: int) -> None:
+    def _note_written(self, now: int, *session_ids: str | None) -> None:
         if self._consistent_read:
             return
-        self._written.pop(session_id, None)
-        self._written[session_id] = now
-        if len(self._written) > _MAX_WRITTEN:
+        for session_id in session_ids:
+            if session_id is not None:
+                self._written.pop(session_id, None)
+                self._written[session_id] = now
+        while len(self._written) > _MAX_WRITTEN:
             self._written.pop(next(iter(self._written)))
 
     async def _replace(self, record: Record, changes: Changes, now: int) -> Record | None:
@@ -285,6 +289,7 @@ class DynamoDBStore(TableClient):
                 request["UpdateExpression"] = _expression(sets, removes, touch=False)
                 with contextlib.suppress(ConditionFailed):
                     await self._write(changed, "update_item", **request)
+                    self._note_written(now, record.id)
                     return changed
         raise StoreUnavailable("the session is changed by too many at once")
 

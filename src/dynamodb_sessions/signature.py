@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from aiodynamo.credentials import Key
 from yarl import URL
 
+from dynamodb_sessions.client import UNSENDABLE_CREDENTIALS
+from dynamodb_sessions.exceptions import ConfigurationError
+
 _CONTENT_TYPE = "application/x-amz-json-1.0"
 _TARGET = "DynamoDB_20120810"
 _ALGORITHM = "AWS4-HMAC-SHA256"
@@ -40,7 +43,10 @@ class Signer:
         self._second: _Second | None = None
 
     def headers(self, key: Key, operation: str, body: bytes) -> dict[str, str]:
-        """Return the headers of a request that is sent now. `operation` is named as DynamoDB names it: "GetItem"."""
+        """Return the headers of a request that is sent now. `operation` is named as DynamoDB names it: "GetItem".
+
+        Raises ConfigurationError if the key cannot be sent.
+        """
         second = self._now(key)
         target = f"{_TARGET}.{operation}"
         token, signed = "", "content-type;host;x-amz-date"
@@ -70,6 +76,8 @@ class Signer:
     def _now(self, key: Key) -> _Second:
         now, second = int(time.time()), self._second
         if second is None or second.time != now or second.key != key:
+            if not f"{key.id}{key.token or ''}".isprintable():
+                raise ConfigurationError(UNSENDABLE_CREDENTIALS)
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
             scope = f"{stamp[:8]}/{self._region}/dynamodb/aws4_request"
             signing_key = f"AWS4{key.secret}".encode()
