@@ -36,30 +36,30 @@ def _wait_for(port: int) -> None:
 
 
 @contextmanager
-def process(latency: float = 0.0) -> Iterator[tuple[int, int]]:
-    """Run one while the block lasts. Returns its port and its process's number."""
+def process(latency: float = 0.0) -> Iterator[tuple[int, list[int]]]:
+    """Run one while the block lasts. Returns its port and its processes' numbers."""
     port = _free_port()
     command = [PROGRAM, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with subprocess.Popen([*command, "--daemonize", "no"], stdout=subprocess.DEVNULL) as server:
         try:
             _wait_for(port)
             if not latency:
-                yield port, server.pid
+                yield port, [server.pid]
                 return
-            with _delayed(port, latency) as front:
-                yield front, server.pid
+            with _delayed(port, latency) as (front, pid):
+                yield front, [server.pid, pid]
         finally:
             server.terminate()
 
 
 @contextmanager
-def _delayed(port: int, latency: float) -> Iterator[int]:
+def _delayed(port: int, latency: float) -> Iterator[tuple[int, int]]:
     command = [sys.executable, "-m", "benchmarks.redis_server", str(port), "--latency-ms", str(latency * 1000)]
     with subprocess.Popen(
         command, cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as front:
         assert front.stdout is not None
-        yield int(front.stdout.readline())
+        yield int(front.stdout.readline()), front.pid
 
 
 class _Side(asyncio.Protocol):

@@ -1,9 +1,10 @@
 """A whole request in process, its sessions in DynamoDB, beside starsessions in Redis and beside bare DynamoDB calls.
 
 DynamoDB is a stub that answers at once, or after an exact latency, in a process of its own; Redis is real. A bare call
-is no request: it is the least that any request would take. The cost of the servers' own work is shown, to see that
-they are not what is measured. Every answer is checked: read requests must find their session, and in the end all that
-was written must be there.
+is no request: it is the least that any request would take. The servers have a core of their own, where there are two;
+the cost of their work is shown, to see that it is not what is measured, and with it that of the relay which delays
+Redis' answers. Every answer is checked: read requests must find their session, and in the end all that was written must
+be there.
 """
 
 import argparse
@@ -140,11 +141,11 @@ class AiodynamoCaller(Caller):
 
 @dataclass
 class Group:
-    """As many clients of one kind as are ever needed at once, and their server's process."""
+    """As many clients of one kind as are ever needed at once, and the processes of their server."""
 
     name: str
     clients: Sequence[Client]
-    server: int
+    server: Sequence[int]
     writes: list[int] = field(default_factory=list)
 
     async def sample(self, traffic: str, concurrent: int, seconds: float) -> "Sample":
@@ -188,9 +189,12 @@ class Sample:
         return len(self.latencies) / self.wall
 
 
-def _cpu_seconds(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+def _cpu_seconds(processes: Sequence[int]) -> float:
+    ticks = 0
+    for process in processes:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICKS
 
 
 async def browsers(app: ASGIApp, number: int) -> list[Browser]:
@@ -210,24 +214,24 @@ async def groups(report: Report, latency: float, number: int) -> AsyncIterator[l
             with on_a_core_apart():
                 url, pid = processes.enter_context(stub.process(latency))
             through_boto3 = await browsers(with_dynamodb(url), number)
-            found = [Group(BOTO3, through_boto3, pid)]
+            found = [Group(BOTO3, through_boto3, [pid])]
             try:
-                found.append(Group(ASYNC, await browsers(with_dynamodb(url, "async"), number), pid))
+                found.append(Group(ASYNC, await browsers(with_dynamodb(url, "async"), number), [pid]))
             except ConfigurationError as error:
                 report.miss(f"{ASYNC}: {error}")
-            found.append(Group(BARE_BOTO3, await bare_boto3(url, number), pid))
+            found.append(Group(BARE_BOTO3, await bare_boto3(url, number), [pid]))
             if find_spec("aiodynamo") is None or find_spec("aiohttp") is None:
                 report.miss(f"{BARE_AIODYNAMO}: aiodynamo and aiohttp are not installed")
             else:
-                found.append(Group(BARE_AIODYNAMO, await bare_aiodynamo(url, number, connections), pid))
+                found.append(Group(BARE_AIODYNAMO, await bare_aiodynamo(url, number, connections), [pid]))
             if find_spec("starsessions") is None or find_spec("redis") is None:
                 report.miss(f"{REDIS}: starsessions and redis are not installed")
             elif not redis_server.is_installed():
                 report.miss(f"{REDIS}: there is no program {redis_server.PROGRAM}")
             else:
                 with on_a_core_apart():
-                    port, redis_pid = processes.enter_context(redis_server.process(latency))
-                found.append(Group(REDIS, await browsers(await with_redis(port, connections), number), redis_pid))
+                    port, redis_pids = processes.enter_context(redis_server.process(latency))
+                found.append(Group(REDIS, await browsers(await with_redis(port, connections), number), redis_pids))
             yield found
 
 
