@@ -339,7 +339,7 @@ class Forgetful:
 
 async def test_requests_does_not_time_what_is_not_written() -> None:
     clients = [Forgetful(), Forgetful()]
-    group = requests.Group("forgetful", clients, os.getpid())
+    group = requests.Group("forgetful", clients, [os.getpid()])
     sample = await group.sample("read", 2, 0.001)
     assert len(sample.latencies) == sum(client.reads for client in clients)
     await group.check()
