@@ -242,6 +242,58 @@ def test_credentials_are_followed_whenever_they_change(
     assert keys == ["key1", "key2", "key3", "key4"]
 
 
+def test_while_credentials_are_being_renewed_those_that_still_hold_do(
+    store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+
+    def renew() -> dict[str, str]:
+        may_end.wait(10)
+        soon = datetime.now(UTC) + timedelta(hours=6)
+        return {"access_key": "new", "secret_key": "new", "token": "new", "expiry_time": soon.isoformat()}
+
+    soon = datetime.now(UTC) + timedelta(minutes=12)
+    credentials = RefreshableCredentials("old", "old", "old", soon, renew, "test")
+
+    async def use() -> list[object]:
+        renewing = asyncio.create_task(store.load(new_id(), now=NOW))
+        await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(4):
+                return [await store.load(new_id(), now=NOW) for _ in range(5)]
+        finally:
+            may_end.set()
+            assert await renewing is None
+
+    assert store.probe()
+    monkeypatch.setattr(store._door._credentials, "_found", credentials)  # type: ignore[attr-defined]
+    assert asyncio.run(use()) == [None] * 5
+
+
+def test_credentials_are_looked_for_once_however_many_want_them(
+    moto_url: str, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True).probe()
+    found = boto3.Session().get_credentials()
+    looked: list[float] = []
+
+    def look(_: boto3.Session) -> Any:
+        looked.append(time.monotonic())
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(boto3.Session, "get_credentials", look)
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, client="async")
+
+    async def use() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(store.load(new_id(), now=NOW))
+
+    asyncio.run(use())
+    assert len(looked) == 1
+
+
 async def test_credentials_that_do_not_come_are_an_outage(
     store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,8 @@ def test_what_is_not_json_is_not_decoded(text: str) -> None:
 def test_the_same_value_spelled_differently_is_the_same() -> None:
     assert same('{"a":[1,2]}', '{"a": [1, 2]}')
     assert same("[1e-07,100.0]", "[1e-7,1E2]")  # As JavaScript has it, and others.
+    assert not same('"more"', "1e400")
+    assert not same('"more"', "[" * 100_000)
     assert not same('{"a":[1,2]}', '{"a":[1,2.0]}')
     assert not same("1", "true")
 

@@ -16,7 +16,7 @@ import boto3
 import httpx
 import pytest
 from botocore.awsrequest import AWSResponse
-from botocore.exceptions import ClientError, ParamValidationError, ReadTimeoutError
+from botocore.exceptions import ClientError, HTTPClientError, ParamValidationError, ReadTimeoutError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -748,8 +748,8 @@ async def test_a_table_may_be_named_by_its_arn() -> None:
     DynamoDBStore("arn:aws:dynamodb:us-east-1:123456789012:table/sessions")
 
 
-@pytest.mark.parametrize("seconds", [0, -1])
-async def test_a_deadline_is_positive(seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [0, -1, True, float("inf"), float("nan"), 3601])
+async def test_a_deadline_is_positive_and_one_is_alive_to_see_it(seconds: float) -> None:
     with pytest.raises(ConfigurationError, match="timeout"):
         DynamoDBStore("sessions", timeout=seconds)
 
@@ -798,6 +798,9 @@ def client_error(code: str, message: str = "", reasons: list[dict[str, str]] | N
         (ParamValidationError(report="the secret"), ConfigurationError),
         (ReadTimeoutError(endpoint_url="http://x"), StoreUnavailable),
         (OSError("broken pipe"), StoreUnavailable),
+        (HTTPClientError(error=ValueError("Invalid header value b'the secret\\n'")), ConfigurationError),
+        (HTTPClientError(error=ValueError("Failed to parse: user:secret@proxy")), StoreUnavailable),
+        (HTTPClientError(error="the secret"), StoreUnavailable),
     ],
     ids=repr,
 )

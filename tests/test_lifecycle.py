@@ -446,7 +446,7 @@ async def test_what_others_have_changed_beside_the_content_is_known_after_a_save
     others["b"] = 1
     mine["c"] = 1
     for session in (others, mine):
-        assert await lifecycle.commit(store, session, decided(session))
+        assert await lifecycle.commit(store, session, decided(session), asked=session.asked)
     assert mine.max_age == 7
     assert mine == {"a": 1, "c": 1}
     assert not mine.modified
@@ -462,5 +462,5 @@ async def test_a_touch_that_does_not_hear_of_a_version_forgets_none() -> None:
     record = session.record
     assert record is not None
     session.settle(record, asked=0, version=9)
-    assert await lifecycle.commit(Deaf(), session, Touch(record, Changes(NOW + 5000)))
+    assert await lifecycle.commit(Deaf(), session, Touch(record, Changes(NOW + 5000)), asked=0)
     assert session.stored_version == 9

@@ -66,8 +66,9 @@ class AsyncDoor:
         self._account: _Account | None = None
         if client is not None:
             endpoint = client.endpoint or make_default_endpoint(client.region)
-            self._account = _Account(client.credentials, Signer(client.region, endpoint))
+            self._account = _account(client.credentials, client.region, endpoint)
             region_name, endpoint_url = client.region, None if client.endpoint is None else str(client.endpoint)
+        self._credentials = _Boto3Credentials(timeout)
         self._boto3 = Boto3Door(region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
         # Both attempts, and the pause between them, are over before the deadline is.
         self._patience = aiohttp.ClientTimeout(total=timeout * 0.4)
@@ -112,14 +113,14 @@ class AsyncDoor:
         exchange.begun = True
         if self._account is None:
             meta = (await in_thread(lambda: self._boto3.client, timeout=self.timeout)).meta
-            signer = Signer(meta.region_name, URL(meta.endpoint_url))
-            self._account = _Account(_Boto3Credentials(self.timeout), signer)
-        credentials, signer = self._account
+            self._account = _account(self._credentials, meta.region_name, URL(meta.endpoint_url))
+        credentials, signer, trusted = self._account
         body = _encode(parameters).encode()
         while True:
             if key is None and (key := await credentials.get_key(AIOHTTP(exchange.session))) is None:
                 raise ConfigurationError("NoCredentialsFound: there are no AWS credentials")
-            answer = await exchange.post(signer.endpoint, signer.headers(key, _action(operation), body), body)
+            headers = signer.headers(key, _action(operation), body)
+            answer = await exchange.post(signer.endpoint, headers, body, trusted)
             if answer is not None:
                 return answer
             if exchange.attempts == _MAX_ATTEMPTS or not exchange.may_succeed(credentials):
@@ -130,14 +131,19 @@ class AsyncDoor:
 
 
 class _Account(NamedTuple):
-    """Who calls DynamoDB, and how that is proved."""
+    """Who calls DynamoDB, how that is proved, and what proves that it is DynamoDB."""
 
     credentials: Credentials
     signer: Signer
+    trusted: ssl.SSLContext | bool
 
     def key_at_hand(self) -> Key | None:
         """Return the key if that takes no waiting: neither for where it is kept, nor for its renewal."""
         return self.credentials.at_hand() if isinstance(self.credentials, _Boto3Credentials) else None
+
+
+def _account(credentials: Credentials, region: str, endpoint: URL) -> _Account:
+    return _Account(credentials, Signer(region, endpoint), _trusted() if endpoint.scheme == "https" else True)
 
 
 def _base64(value: bytes) -> str:
@@ -199,7 +205,7 @@ def _trusted() -> ssl.SSLContext | bool:
 async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:
     """Yield one session, and close it."""
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_CALLS, ssl=_trusted()),
+        connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_CALLS),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": "dynamodb-sessions"},
         # As botocore has it. It is looked up for every request, so only where there is one.
@@ -220,7 +226,9 @@ class _Exchange:
         self._error: Exception | None = None
         self._refusal: dict[str, Any] = {}
 
-    async def post(self, url: URL, headers: dict[str, str], body: bytes) -> dict[str, Any] | None:
+    async def post(
+        self, url: URL, headers: dict[str, str], body: bytes, trusted: ssl.SSLContext | bool
+    ) -> dict[str, Any] | None:
         """Send a request once. None if that has failed."""
         self.attempts += 1
         self._error, self._refusal = None, {}
@@ -230,6 +238,7 @@ class _Exchange:
                 headers=headers,
                 data=aiohttp.BytesPayload(body),
                 allow_redirects=False,
+                ssl=trusted,
                 timeout=self._patience,
             )
             said = await response.read()
@@ -303,15 +312,16 @@ class _Boto3Credentials(Credentials):
         return False
 
     def _read(self) -> Key | None:
-        # One at a time: there may be a process to start, or a server to ask.
-        if not self._finding.acquire(timeout=self._timeout):
-            raise StoreUnavailable("the credentials take too long to be found")
-        try:
-            if self._found is None:
-                self._found = boto3.Session().get_credentials()
-            return None if self._found is None else self._key()
-        finally:
-            self._finding.release()
+        if self._found is None:
+            # One at a time: there may be a process to start, or a server to ask. Renewals botocore itself makes so.
+            if not self._finding.acquire(timeout=self._timeout):
+                raise StoreUnavailable("the credentials take too long to be found")
+            try:
+                if self._found is None:
+                    self._found = boto3.Session().get_credentials()
+            finally:
+                self._finding.release()
+        return None if self._found is None else self._key()
 
     def _key(self) -> Key | None:
         given = self._found.get_frozen_credentials()

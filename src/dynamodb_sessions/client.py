@@ -288,7 +288,7 @@ def _unreachable(error: Exception) -> SessionError:
         return StoreUnavailable(f"DynamoDB cannot be reached: {cause}")
     # It quotes whatever went wrong while the request was made and sent, be it a header of the request.
     inner = vars(error).get("kwargs", {}).get("error", error)
-    if isinstance(inner, ValueError):
+    if str(inner).startswith("Invalid header value"):
         return ConfigurationError(UNSENDABLE_CREDENTIALS)
     return StoreUnavailable(f"DynamoDB cannot be reached: {type(inner).__name__}")
 

@@ -85,7 +85,10 @@ def decode_items(items: Mapping[str, str]) -> dict[str, Any]:
 
 def same(encoded: str, stored: str) -> bool:
     """Whether two stored strings carry one value, however another writer may have spelled the second."""
-    return encoded == stored or encoded == encode(decode(stored))
+    try:
+        return encoded == stored or encoded == encode(decode(stored))
+    except (ValueError, RecursionError):  # A number that is too large for us, say.
+        return False
 
 
 def encode_items(items: Mapping[str, Any]) -> dict[str, str]:

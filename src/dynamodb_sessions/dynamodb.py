@@ -5,6 +5,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 from dynamodb_sessions import item, table
@@ -85,6 +86,7 @@ class DynamoDBStore(TableClient):
         )
         self._compress_over = compress_over
         self._consistent_read = consistent_read
+        self._noting = Lock()
         self._written: dict[str, int] = {}
         """When this store last wrote the sessions it wrote last: a cheap read right after would be repeated anyway."""
 
@@ -112,7 +114,8 @@ class DynamoDBStore(TableClient):
                 await self._transact(record, {"Put": put}, {"Delete": delete})
         except ConditionFailed as error:
             # An attempt before may have stored it, and its reply been lost.
-            return error.repeated and await self._get(record.id, now, consistent=True) == record
+            if not error.repeated or await self._get(record.id, now, consistent=True) != record:
+                return False
         self._note_written(now, record.id, replaces)
         return True
 
@@ -160,7 +163,8 @@ class DynamoDBStore(TableClient):
         try:
             await self.retry_contended("delete_item", TableName=self.table_name, Key=item.key(session_id), **condition)
         except ConditionFailed as error:
-            return await self._is_deleted(session_id, error)
+            if not await self._is_deleted(session_id, error):
+                return False
         self._note_written(wall_clock(), session_id)
         return True
 
@@ -247,7 +251,8 @@ class DynamoDBStore(TableClient):
                 ExpressionAttributeValues={":o": {"S": owner}},
             )
         except ConditionFailed as error:
-            return await self._is_deleted(session_id, error)
+            if not await self._is_deleted(session_id, error):
+                return False
         self._note_written(wall_clock(), session_id)
         return True
 
@@ -258,12 +263,13 @@ class DynamoDBStore(TableClient):
     def _note_written(self, now: int, *session_ids: str | None) -> None:
         if self._consistent_read:
             return
-        for session_id in session_ids:
-            if session_id is not None:
-                self._written.pop(session_id, None)
-                self._written[session_id] = now
-        while len(self._written) > _MAX_WRITTEN:
-            self._written.pop(next(iter(self._written)))
+        with self._noting:
+            for session_id in session_ids:
+                if session_id is not None:
+                    self._written.pop(session_id, None)
+                    self._written[session_id] = now
+            while len(self._written) > _MAX_WRITTEN:
+                self._written.pop(next(iter(self._written)))
 
     async def _replace(self, record: Record, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""

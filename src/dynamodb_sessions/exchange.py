@@ -275,7 +275,7 @@ class Exchange:
             with anyio.CancelScope(shield=True):
                 while self._committed is not None:
                     await self._committed.wait()
-        now = lifecycle.clock()
+        now, asked = lifecycle.clock(), session.asked
         action = lifecycle.decide(session, self._setup.lifetimes, now, failed=failed, refresh=self._refresh)
         if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
             return not session.ended
@@ -288,19 +288,19 @@ class Exchange:
         self._committed = anyio.Event()
         try:
             with anyio.CancelScope(shield=True):
-                kept = await self._commit_alone(session, action, now)
+                kept = await self._commit_alone(session, action, now, asked)
         finally:
             self._committed.set()
             self._committed = None
         return kept
 
-    async def _commit_alone(self, session: Session, action: lifecycle.Action, now: int) -> bool:
+    async def _commit_alone(self, session: Session, action: lifecycle.Action, now: int, asked: int) -> bool:
         if isinstance(action, Create) and session.late:
             logger.warning(
                 "the response has started, so a new session cannot be given to the browser: it is not stored"
             )
             if action.replaces is not None:
-                await lifecycle.commit(self._setup.store, session, Delete(action.replaces))
+                await lifecycle.commit(self._setup.store, session, Delete(action.replaces), asked=asked)
             session.ended = True
             return False
         if isinstance(action, Rotate) and session.late:
@@ -312,7 +312,7 @@ class Exchange:
             if isinstance(action, Nothing):
                 return True
         bound = session.new_owner is not None
-        if not await lifecycle.commit(self._setup.store, session, action):
+        if not await lifecycle.commit(self._setup.store, session, action, asked=asked):
             self._set_cookie = None  # Not even one that an earlier save of this request was to send.
             return False
         self._refresh = False

@@ -177,12 +177,13 @@ async def load(store: SessionStore, session_id: str, lifetimes: Lifetimes, *, mi
     return record
 
 
-async def commit(store: SessionStore, session: Session, action: Action) -> bool:  # noqa: C901 - a table
+async def commit(store: SessionStore, session: Session, action: Action, *, asked: int) -> bool:  # noqa: C901 - a table
     """Make the action's store call and settle the session. False, with one line in the log, if it was gone.
 
+    `asked` is the session's from before the action was decided.
     Its caller sees to it that there is one at a time, and that it is not cancelled.
     """
-    now, asked = clock(), session.asked
+    now = clock()
     held: Record | None = None
     stored: Record | None = None
     match action:
@@ -261,7 +262,8 @@ async def open_session(
     async def save(session: Session) -> bool:
         with anyio.CancelScope(shield=True):
             async with one_at_a_time:
-                kept = await commit(store, session, decide(session, lifetimes, clock()))
+                asked = session.asked
+                kept = await commit(store, session, decide(session, lifetimes, clock()), asked=asked)
         return kept
 
     session.attach(save, store if isinstance(store, OwnerStore) else None)

@@ -152,9 +152,9 @@ class Session(dict[str, Any]):
             raise SessionError("this session was opened under an id of your own, which cannot change")
         if self.late:
             raise SessionError(_LATE)
-        self._ask("rotates")
         self.rotates = True
         self._new_id = None
+        self._ask("rotates")
 
     def bind(self, owner: str) -> None:
         """Record whose session this is, and give it a new id: what a login calls, against session fixation.
@@ -166,8 +166,8 @@ class Session(dict[str, Any]):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
         if self.fixed_id is None:
             self.regenerate()
-        self._ask("new_owner")
         self.new_owner = owner
+        self._ask("new_owner")
 
     def set_max_age(self, seconds: int | None) -> None:
         """Give this session its own idle lifetime ("remember me"); None gives it back the middleware's.
@@ -175,8 +175,8 @@ class Session(dict[str, Any]):
         Raises ConfigurationError if it is not a positive int.
         """
         check_seconds("max_age", seconds)
-        self._ask("new_max_age")
         self.new_max_age = seconds or 0
+        self._ask("new_max_age")
 
     async def save(self) -> bool:
         """Store the changes now instead of at the end. False if the session was ended meanwhile: nothing is stored.
@@ -273,13 +273,13 @@ class Session(dict[str, Any]):
 
         Under an id of your own it is the same session, with other content.
         """
-        self._ask("cleared")
         if self.fixed_id is None:
             self.cleared = True
             self.rotates = False
             self._new_id = None
             self.new_owner = self.new_max_age = None
         super().clear()
+        self._ask("cleared")
 
     def __reduce__(self) -> tuple[type["Session"], tuple[dict[str, Any]]]:
         """Copy and pickle the content, not the request it belongs to."""
@@ -287,9 +287,10 @@ class Session(dict[str, Any]):
         return Session, (dict(dict.items(self)),)
 
     def _ask(self, name: str) -> None:
-        self.accessed = True
+        """Note that this was asked for, once the attribute says so: no commit, in whichever thread, misses it then."""
         self.asked += 1
         self._asked_at = {**(self._asked_at or {}), name: self.asked}
+        self.accessed = True
 
     def __getitem__(self, key: str) -> Any:
         self.accessed = True

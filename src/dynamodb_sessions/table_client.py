@@ -18,6 +18,7 @@ from dynamodb_sessions.exceptions import ConfigurationError, SessionError, Store
 
 ATTEMPTS = 10
 _FIRST_PAUSE = 0.01
+_LONGEST_TIMEOUT = 3600
 _CREATE_TABLE_TIMEOUT = 70.0
 
 
@@ -41,8 +42,8 @@ class TableClient:
         timeout: float,
     ) -> None:
         table.check_name(table_name)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise ConfigurationError(f"timeout={timeout!r} must be a positive number of seconds")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT:
+            raise ConfigurationError(f"timeout={timeout!r} must be a positive number of seconds, at most an hour")
         self.table_name = table_name
         self.mode = "dynamodb"
         self.mode_reason = "not asked yet"
