@@ -238,7 +238,7 @@ class Struck:
 
     def __init__(self, proxy: Proxy, table_name: str, wrong_table: str, door: str | None) -> None:
         self.proxy = proxy
-        self.store = DynamoDBStore(table_name, endpoint_url=proxy.url, timeout=2.0, client=door)
+        self.store = DynamoDBStore(table_name, endpoint_url=proxy.url, timeout=3.0, client=door)
         self._door = door
         self._patches = pytest.MonkeyPatch()
         self._undo: list[Callable[[], None]] = []
