@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from aiodynamo.client import Client
 from aiodynamo.credentials import Key, StaticCredentials
-from aiodynamo.http.types import Request, Response
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -16,6 +15,7 @@ from yarl import URL
 
 from dynamodb_sessions import DynamoDBStore
 from dynamodb_sessions.signature import Signer
+from tests.test_async_client import never
 
 pytestmark = pytest.mark.anyio
 
@@ -77,10 +77,6 @@ def test_nothing_secret_is_shown() -> None:
     shown = f"{vars(signer)}"
     assert BOB.secret not in shown
     assert str(BOB.token) not in shown
-
-
-async def never(_: Request) -> Response:
-    raise AssertionError
 
 
 @pytest.mark.parametrize("key", [ALICE, BOB], ids=["a user", "a role"])

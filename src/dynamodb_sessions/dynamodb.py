@@ -159,14 +159,7 @@ class DynamoDBStore(TableClient):
         raise StoreUnavailable("the session is changed faster than it can be moved")
 
     async def delete(self, session_id: str, *, version: int | None = None) -> bool:
-        condition = {} if version is None else _of_version(version)
-        try:
-            await self.retry_contended("delete_item", TableName=self.table_name, Key=item.key(session_id), **condition)
-        except ConditionFailed as error:
-            if not await self._is_deleted(session_id, error):
-                return False
-        self._note_written(wall_clock(), session_id)
-        return True
+        return await self._delete(session_id, {} if version is None else _of_version(version))
 
     async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first, by one Query of the index and one GetItem each.
@@ -241,24 +234,22 @@ class DynamoDBStore(TableClient):
 
     async def _delete_of(self, owner: str, session_id: str) -> bool:
         """Delete a session if it is the owner's still."""
+        is_theirs = {
+            "ConditionExpression": "#o = :o",
+            "ExpressionAttributeNames": {"#o": "owner"},
+            "ExpressionAttributeValues": {":o": {"S": owner}},
+        }
+        return await self._delete(session_id, is_theirs)
+
+    async def _delete(self, session_id: str, condition: dict[str, Any]) -> bool:
+        """Delete a session if the condition holds, or has held for an attempt before, whose reply was lost."""
         try:
-            await self.retry_contended(
-                "delete_item",
-                TableName=self.table_name,
-                Key=item.key(session_id),
-                ConditionExpression="#o = :o",
-                ExpressionAttributeNames={"#o": "owner"},
-                ExpressionAttributeValues={":o": {"S": owner}},
-            )
+            await self.retry_contended("delete_item", TableName=self.table_name, Key=item.key(session_id), **condition)
         except ConditionFailed as error:
-            if not await self._is_deleted(session_id, error):
+            if not error.repeated or await self._get(session_id, 0, consistent=True) is not None:
                 return False
         self._note_written(wall_clock(), session_id)
         return True
-
-    async def _is_deleted(self, session_id: str, error: ConditionFailed) -> bool:
-        """Whether a refused delete has deleted all the same: by an attempt before, whose reply was lost."""
-        return error.repeated and await self._get(session_id, 0, consistent=True) is None
 
     def _note_written(self, now: int, *session_ids: str | None) -> None:
         if self._consistent_read:
