@@ -22,10 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from benchmarks.harness import KEY, Bar, Report, be_nobody, closing, options_of
 from benchmarks.middleware import MAX_AGE, Contender, answer, use
 from benchmarks.stub import Items
-from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, item, lifecycle
-from dynamodb_sessions.cookie import SessionCookie
-from dynamodb_sessions.session import new_id
-from dynamodb_sessions.store import Record
+from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore
+from dynamodb_sessions import clock as package_clock
+from dynamodb_sessions.identifiers import new_id
+from dynamodb_sessions.stores import item_format
+from dynamodb_sessions.stores.contract import Record
+from dynamodb_sessions.web.cookie import SessionCookie
 
 Json = dict[str, Any]
 
@@ -83,7 +85,7 @@ class Meter:
         consistent = request.get("ConsistentRead", False)
         self.calls["GetItem"] += 1
         second, before = self._before.get(request["Key"]["session_id"]["S"], (0, {}))
-        seen = before if not consistent and second == lifecycle.clock() else now
+        seen = before if not consistent and second == package_clock.wall_clock() else now
         self.reads += units(size_of(seen.get("Item", {})), READ_UNIT) * (1 if consistent else 0.5)
         return seen
 
@@ -114,7 +116,7 @@ class Meter:
         finally:
             sizes = [size_of(found.get("Item", {})) for found in (before, self._find(holder))]
             self.writes += units(max(sizes), WRITE_UNIT)
-            self._before[holder["session_id"]["S"]] = (lifecycle.clock(), before)
+            self._before[holder["session_id"]["S"]] = (package_clock.wall_clock(), before)
 
     @property
     def dollars(self) -> float:
@@ -135,15 +137,15 @@ class WritesAlways:
         session_id, stored = new_id(), dict[str, Any]()
         for ticket in self._cookie.read(scope["headers"]):
             session_id = ticket.session_id
-            found = self._meter.get_item(TableName="sessions", Key=item.key(session_id), ConsistentRead=True)
+            found = self._meter.get_item(TableName="sessions", Key=item_format.key(session_id), ConsistentRead=True)
             stored = found["Item"]["user_data"]["M"]
         session = scope["session"] = {name: json.loads(value["S"]) for name, value in stored.items()}
 
         async def write(message: Message) -> None:
             if message["type"] == "http.response.start" and session:
                 data = {name: json.dumps(value, separators=(",", ":")) for name, value in session.items()}
-                record = Record(session_id, data, NOW, lifecycle.clock() + MAX_AGE)
-                self._meter.put_item(TableName="sessions", Item=item.from_record(record))
+                record = Record(session_id, data, NOW, package_clock.wall_clock() + MAX_AGE)
+                self._meter.put_item(TableName="sessions", Item=item_format.from_record(record))
                 cookie = self._cookie.issue(session_id, 1, max_age=MAX_AGE, secure=True)
                 message["headers"].append((b"set-cookie", cookie.encode()))
             await send(message)
@@ -212,12 +214,12 @@ SHAPES = (
 @contextmanager
 def clock() -> Iterator[list[int]]:
     """Give a list whose one number is the time, to the package as well."""
-    now, real = [NOW], lifecycle.clock
-    lifecycle.clock = lambda: now[0]
+    now, real = [NOW], package_clock.wall_clock
+    package_clock.wall_clock = lambda: now[0]
     try:
         yield now
     finally:
-        lifecycle.clock = real
+        package_clock.wall_clock = real
 
 
 async def visit(shape: Shape, middleware: ASGIApp, now: list[int]) -> int:

@@ -23,10 +23,11 @@ import boto3
 
 from benchmarks.harness import KEY, Bar, Report, a_session, be_nobody, closing, options_of, paired
 from benchmarks.middleware import HEADERS, MAX_AGE, Contender, app
-from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore, SessionEvent, item, table
+from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore, SessionEvent
 from dynamodb_sessions.codec import encode_items
-from dynamodb_sessions.session import new_id
-from dynamodb_sessions.store import Changes, Record
+from dynamodb_sessions.identifiers import new_id
+from dynamodb_sessions.stores import item_format, table_schema
+from dynamodb_sessions.stores.contract import Changes, Record
 
 ROUNDS = 5
 SIZES = (500, 4_000, 40_000, 300_000)
@@ -146,11 +147,11 @@ async def measure_memory(report: Report, *, rounds: int, numbers: Sequence[int],
 def filled_table(client: Any, number: int) -> Iterator[tuple[str, list[str]]]:
     """Make a table of so many sessions. Returns its name and some of their ids."""
     name, ids, data = f"growth-{uuid.uuid4()}", [new_id() for _ in range(number)], encode_items(a_session(500))
-    table.create(client, name)
+    table_schema.create(client, name)
 
     def fill(start: int) -> None:
         puts = [
-            {"PutRequest": {"Item": item.from_record(Record(session_id, data, 1, FAR))}}
+            {"PutRequest": {"Item": item_format.from_record(Record(session_id, data, 1, FAR))}}
             for session_id in ids[start : start + BATCH]
         ]
         assert not client.batch_write_item(RequestItems={name: puts})["UnprocessedItems"]

@@ -31,7 +31,7 @@ from benchmarks.harness import (
     ratio,
     with_sessions,
 )
-from dynamodb_sessions.client import MAX_CONCURRENT_CALLS
+from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS
 
 LAG_TARGET = 0.020
 BUSY_TARGET = 0.050

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from benchmarks import stub
 from benchmarks.harness import be_nobody, call, counter, milliseconds, percentile, print_table, ratio, with_sessions
-from dynamodb_sessions.breaker import FAILURES
+from dynamodb_sessions.aws.circuit_breaker import FAILURES
 
 TARGET = 0.010
 

@@ -31,7 +31,7 @@ from benchmarks import redis_server, stub
 from benchmarks.harness import KEY, Bar, Report, be_nobody, closing, on_a_core_apart, options_of, paired, percentile
 from benchmarks.middleware import MAX_AGE, Contender, app, app_that_loads
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore
-from dynamodb_sessions.client import MAX_CONCURRENT_CALLS
+from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS
 
 BOTO3, ASYNC = "this package, boto3", "this package, async"
 BARE_BOTO3, BARE_AIODYNAMO = "bare boto3 in threads", "bare aiodynamo"

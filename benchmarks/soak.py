@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from benchmarks import stub
 from benchmarks.harness import be_nobody, call, counter, print_table, with_sessions
-from dynamodb_sessions import table
+from dynamodb_sessions.stores import table_schema
 
 MEBIBYTE = 1024 * 1024
 MEMORY_TARGET = MEBIBYTE
@@ -163,7 +163,7 @@ def own_table(url: str) -> Iterator[str]:
     """Have a table for as long as the block lasts."""
     client = boto3.client("dynamodb", endpoint_url=url, region_name="us-east-1")
     name = f"soak-{uuid.uuid4().hex}"
-    table.create(client, name)
+    table_schema.create(client, name)
     try:
         yield name
     finally:

@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dynamodb_sessions.table import KEY
+from dynamodb_sessions.stores.table_schema import KEY
 
 Json = dict[str, Any]
 

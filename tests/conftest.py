@@ -15,8 +15,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from benchmarks import cold_start
-from dynamodb_sessions import DynamoDBStore, MemoryStore, lifecycle
-from dynamodb_sessions.store import SessionStore
+from dynamodb_sessions import DynamoDBStore, MemoryStore
+from dynamodb_sessions import clock as package_clock
+from dynamodb_sessions.stores.contract import SessionStore
 
 KEY = "a-key-for-tests-of-more-than-32-bytes"
 
@@ -165,12 +166,12 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Stop the clock that sessions are timed with; a test moves it on."""
     stopped = Clock(1_800_000_000)
-    monkeypatch.setattr(lifecycle, "clock", stopped)
+    monkeypatch.setattr(package_clock, "wall_clock", stopped)
     return stopped
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what cannot be: the door without threads is asyncio's."""
+    """Leave out what cannot be: the transport without threads is asyncio's."""
     items[:] = [item for item in items if not {"trio", "async"} <= set(re.split(r"[-\[\]]", item.name))]
 
 

@@ -26,9 +26,10 @@ from benchmarks.__main__ import BENCHMARKS, QUICK
 from benchmarks.harness import Bar, Report, call, closing, percentile
 from benchmarks.middleware import use
 from benchmarks.soak import MEBIBYTE, Sample, leaks, quarters
-from dynamodb_sessions import DynamoDBStore, MemoryStore, table
-from dynamodb_sessions.lifecycle import Lifetimes
-from dynamodb_sessions.store import Changes, Record, SessionStore
+from dynamodb_sessions import DynamoDBStore, MemoryStore
+from dynamodb_sessions.session.lifetimes import Lifetimes
+from dynamodb_sessions.stores import table_schema
+from dynamodb_sessions.stores.contract import Changes, Record, SessionStore
 
 pytestmark = pytest.mark.anyio
 
@@ -374,7 +375,7 @@ def test_cost() -> None:
 def test_cost_charges_what_the_engine_does(dynamodb_local_url: str) -> None:
     engine = boto3.client("dynamodb", endpoint_url=dynamodb_local_url, region_name="us-east-1")
     name, meter = f"cost-{uuid.uuid4()}", cost.Meter()
-    table.create(engine, name)
+    table_schema.create(engine, name)
 
     def sized(size: int) -> dict[str, Any]:
         text = {"S": ""}

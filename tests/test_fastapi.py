@@ -12,8 +12,9 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, StoreUnavailable, table
-from dynamodb_sessions.store import Record, SessionStore
+from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, StoreUnavailable
+from dynamodb_sessions.stores import table_schema
+from dynamodb_sessions.stores.contract import Record, SessionStore
 from tests.conftest import KEY
 
 pytestmark = pytest.mark.anyio
@@ -242,7 +243,7 @@ def middleware(
     if request.param == "dynamodb":
         monkeypatch.setenv("SESSION_TABLE_NAME", table_name)
         monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", moto_url)
-        table.create(dynamodb, table_name)
+        table_schema.create(dynamodb, table_name)
     return cls
 
 

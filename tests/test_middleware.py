@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -10,7 +9,6 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -21,21 +19,30 @@ from dynamodb_sessions import (
     ConfigurationError,
     DynamoDBSessionMiddleware,
     MemoryStore,
-    Session,
     SessionError,
     SessionTooLarge,
-    StoreUnavailable,
     UnserializableValue,
-    lifecycle,
 )
-from dynamodb_sessions.cookie import SessionCookie
-from dynamodb_sessions.session import new_id
-from dynamodb_sessions.store import Changes, Record, SessionStore
+from dynamodb_sessions.clock import wall_clock
+from dynamodb_sessions.identifiers import new_id
+from dynamodb_sessions.stores.contract import Changes, Record, SessionStore
+from dynamodb_sessions.web.cookie import SessionCookie
 from tests.conftest import KEY, Clock
+from tests.helpers.asgi import (
+    Act,
+    Counting,
+    an_app,
+    browser,
+    by_path,
+    clear,
+    clear_and_fill,
+    clear_and_fill_session,
+    held,
+    look,
+    put,
+)
 
 pytestmark = pytest.mark.anyio
-
-Act = Callable[[Request], Any]
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -43,76 +50,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-class Counting:
-    """A store that counts the calls of the one it passes them on to, and can fail them."""
-
-    def __init__(self, store: SessionStore) -> None:
-        self.store = store
-        self.calls: list[str] = []
-        self.failing: set[str] = set()
-        self.during: Callable[[], None] | None = None
-        """What happens during the next call."""
-        for name in ("load", "create", "update", "rotate", "delete"):
-            setattr(self, name, self._counted(name))
-
-    def _counted(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(name)
-            if name in self.failing:
-                raise StoreUnavailable("the store is out")
-            if self.during is not None:
-                during, self.during = self.during, None
-                during()
-            return await getattr(self.store, name)(*args, **kwargs)
-
-        return call
-
-
 @pytest.fixture
 def counting(store: SessionStore) -> Counting:
     return Counting(store)
-
-
-def an_app(store: Any, act: Act, **options: Any) -> Starlette:
-    """An app of one endpoint that does `act` and answers with the session, or with the response that it made."""
-
-    async def endpoint(request: Request) -> Response:
-        made = act(request)
-        if hasattr(made, "__await__"):
-            made = await made
-        return made if isinstance(made, Response) else JSONResponse(dict(request.session))
-
-    middleware = Middleware(DynamoDBSessionMiddleware, **{"secret_key": KEY, "store": store, **options})
-    return Starlette(routes=[Route("/{path:path}", endpoint)], middleware=[middleware])
-
-
-@asynccontextmanager
-async def browser(app: Any, *, scheme: str = "https", **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=app, **options)
-    async with httpx.AsyncClient(transport=transport, base_url=f"{scheme}://testserver") as client:
-        yield client
-
-
-def held(request: Request) -> Session:
-    """The session by its own type: Starlette's property only says dict."""
-    session: Session = request.session  # type: ignore[assignment]
-    return session
-
-
-def by_path(**acts: Act) -> Act:
-    return lambda request: acts[request.path_params["path"]](request)
-
-
-def put(**values: Any) -> Act:
-    return lambda request: request.session.update(values)
-
-
-def look(request: Request) -> None:
-    request.session.get("anything")
-
-
-def clear(request: Request) -> None:
-    request.session.clear()
 
 
 async def visit(app: Any, *paths: str) -> list[httpx.Response]:
@@ -139,9 +79,9 @@ async def test_the_cookies_version_never_falls_behind_what_an_earlier_save_was_t
 
     async def change(request: Request) -> None:
         session = held(request)
-        record = await store.load(session.id, now=lifecycle.clock())
+        record = await store.load(session.id, now=wall_clock())
         assert record is not None
-        await store.update(record, Changes(record.expires_at, set={"theirs": "1"}), now=lifecycle.clock())
+        await store.update(record, Changes(record.expires_at, set={"theirs": "1"}), now=wall_clock())
         session["mine"] = 1
         assert await session.save()
 
@@ -150,7 +90,7 @@ async def test_the_cookies_version_never_falls_behind_what_an_earlier_save_was_t
         await client.get("/put")
         await client.get("/change")
         session_id, version, _ = client.cookies["session_id"].split(".")
-    record = await store.load(session_id, now=lifecycle.clock())
+    record = await store.load(session_id, now=wall_clock())
     assert record is not None
     assert record.version == int(version) == 3
 
@@ -235,15 +175,6 @@ async def test_emptied_is_ended(store: SessionStore) -> None:
     async with browser(app) as client:
         again = await client.get("/look", headers={"cookie": made.headers["set-cookie"].partition(";")[0]})
     assert again.json() == {}
-
-
-def clear_and_fill_session(session: Session) -> None:
-    session.clear()
-    session["new"] = 1
-
-
-def clear_and_fill(request: Request) -> None:
-    clear_and_fill_session(held(request))
 
 
 @pytest.mark.parametrize(

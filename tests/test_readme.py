@@ -11,7 +11,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, agents, settings, table
+from dynamodb_sessions import DynamoDBSessionMiddleware, agents, settings
+from dynamodb_sessions.stores import table_schema
 from tests.conftest import KEY
 
 PROJECT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def _readers_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     agents._table.cache_clear()  # The environment is another one.
     names = ("sessions", "checkpoints", "conversations")
     for name in names:
-        table.create(dynamodb, name, conversations=name == "conversations")
+        table_schema.create(dynamodb, name, conversations=name == "conversations")
     yield
     for name in names:
         dynamodb.delete_table(TableName=name)

@@ -13,8 +13,9 @@ from dynamodb_sessions import (
     MemoryStore,
     session_middleware,
 )
-from dynamodb_sessions.fallback import FallbackStore
-from dynamodb_sessions.settings import secret_keys, store_from_environment, use_dynamodb
+from dynamodb_sessions.middleware import store_from_environment
+from dynamodb_sessions.settings import secret_keys, use_dynamodb
+from dynamodb_sessions.stores.fallback import FallbackStore
 from tests.conftest import KEY
 
 

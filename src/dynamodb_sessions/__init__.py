@@ -9,28 +9,34 @@ from dynamodb_sessions.exceptions import SessionError as SessionError
 from dynamodb_sessions.exceptions import SessionTooLarge as SessionTooLarge
 from dynamodb_sessions.exceptions import StoreUnavailable as StoreUnavailable
 from dynamodb_sessions.exceptions import UnserializableValue as UnserializableValue
-from dynamodb_sessions.lifecycle import open_session as open_session
-from dynamodb_sessions.memory import MemoryStore as MemoryStore
 from dynamodb_sessions.middleware import DynamoDBSessionMiddleware as DynamoDBSessionMiddleware
 from dynamodb_sessions.middleware import session_middleware as session_middleware
-from dynamodb_sessions.session import Session as Session
-from dynamodb_sessions.store import Health as Health
-from dynamodb_sessions.store import Record as Record
+from dynamodb_sessions.session.open_session import open_session as open_session
+from dynamodb_sessions.session.session import Session as Session
+from dynamodb_sessions.stores.contract import Changes as Changes
+from dynamodb_sessions.stores.contract import Health as Health
+from dynamodb_sessions.stores.contract import OwnerStore as OwnerStore
+from dynamodb_sessions.stores.contract import Record as Record
+from dynamodb_sessions.stores.contract import SessionStore as SessionStore
+from dynamodb_sessions.stores.memory import MemoryStore as MemoryStore
 
 if TYPE_CHECKING:
-    from dynamodb_sessions.dynamodb import DynamoDBStore as DynamoDBStore
+    from dynamodb_sessions.stores.dynamodb import DynamoDBStore as DynamoDBStore
 
 __all__ = [
+    "Changes",
     "ConfigurationError",
     "CorruptRecord",
     "DynamoDBSessionMiddleware",
     "DynamoDBStore",
     "Health",
     "MemoryStore",
+    "OwnerStore",
     "Record",
     "Session",
     "SessionError",
     "SessionEvent",
+    "SessionStore",
     "SessionTooLarge",
     "StoreUnavailable",
     "UnserializableValue",
@@ -42,7 +48,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the way to DynamoDB when it is asked for: sessions in memory have no use for it."""
     if name == "DynamoDBStore":
-        from dynamodb_sessions.dynamodb import DynamoDBStore  # noqa: PLC0415
+        from dynamodb_sessions.stores.dynamodb import DynamoDBStore  # noqa: PLC0415
 
         return DynamoDBStore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 import sys
 
-from dynamodb_sessions.cli import main
+from dynamodb_sessions.ops.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

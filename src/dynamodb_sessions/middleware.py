@@ -1,6 +1,6 @@
-"""DynamoDBSessionMiddleware: its options, and which requests get a session. What those do is in `exchange.py`.
+"""DynamoDBSessionMiddleware: its options, the store of the environment, and which requests get a session.
 
-It knows no store: whatever keeps the contract of `store.py` will do.
+What those do is in `web/request_cycle.py`. Whatever keeps the contract of `stores/contract.py` will do as a store.
 """
 
 import inspect
@@ -14,17 +14,18 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import settings
-from dynamodb_sessions.cookie import SessionCookie
-from dynamodb_sessions.events import ObservedStore, OnEvent, check_on_event
+from dynamodb_sessions.events import OnEvent, check_on_event
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
-from dynamodb_sessions.exchange import Exchange, Setup
-from dynamodb_sessions.lifecycle import Lifetimes
-from dynamodb_sessions.memory import MemoryStore
-from dynamodb_sessions.store import OwnerStore, ProbedStore, SessionStore
+from dynamodb_sessions.session.lifetimes import Lifetimes
+from dynamodb_sessions.stores.contract import OwnerStore, ProbedStore, SessionStore
+from dynamodb_sessions.stores.memory import MemoryStore
+from dynamodb_sessions.stores.observed_store import ObservedStore
+from dynamodb_sessions.web.cookie import SessionCookie
+from dynamodb_sessions.web.request_cycle import RequestCycle, Setup
 
 if TYPE_CHECKING:
-    from dynamodb_sessions.fallback import FallbackStore
-    from dynamodb_sessions.migration import StarletteCookie
+    from dynamodb_sessions.stores.fallback import FallbackStore
+    from dynamodb_sessions.web.starlette_cookie_import import StarletteCookie
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -37,7 +38,7 @@ class DynamoDBSessionMiddleware:
     secret_key: what signs the cookie, or several, newest first; None: SESSION_SECRET_KEY and, comma-separated,
     SESSION_SECRET_KEY_FALLBACKS. max_age: idle timeout in seconds; None: until the browser closes, 14 days in the
     store. https_only: the cookie's Secure; None: whenever the request came over https. store: None: as the environment
-    says, see `settings.py`. absolute_max_age: seconds after its creation at which a session ends, however busy.
+    says. absolute_max_age: seconds after its creation at which a session ends, however busy.
     touch_after: seconds a session that is only read must gain before its expiry is written; None: a tenth of its
     lifetime. fallback: "memory" or "error", while the store cannot be initialised. exclude: path prefixes of requests
     that get no session. max_sessions_per_owner: how many sessions an owner may have; the next `bind` ends the oldest.
@@ -88,7 +89,7 @@ class DynamoDBSessionMiddleware:
             on_event=on_event,
         )
         if store is None:
-            store = settings.store_from_environment()
+            store = store_from_environment()
         fallback_store = None if isinstance(store, MemoryStore) else _fallback_of(store, fallback)
         self.app = app
         self.store: SessionStore = fallback_store or store
@@ -105,7 +106,7 @@ class DynamoDBSessionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
-            await Exchange(self.setup, self.app, scope, receive, send).run()
+            await RequestCycle(self.setup, self.app, scope, receive, send).run()
         elif scope["type"] == "lifespan" and self.setup.fallback is not None:
             await self._start(self.setup.fallback, scope, receive, send)
         else:
@@ -166,8 +167,18 @@ def session_middleware(**options: Any) -> Middleware:
     )
 
 
+def store_from_environment() -> SessionStore:
+    """Return the store the environment asks for. Raises ConfigurationError."""
+    if not settings.use_dynamodb():
+        logger.info("USE_DYNAMODB_SESSIONS is off: sessions are kept in this process and end with it")
+        return MemoryStore()
+    from dynamodb_sessions.stores.dynamodb import DynamoDBStore  # noqa: PLC0415 - of no use to sessions in memory
+
+    return DynamoDBStore(settings.table_name(), endpoint_url=settings.endpoint_url())
+
+
 def _fallback_of(store: SessionStore, fallback: str) -> "FallbackStore | None":
-    from dynamodb_sessions.fallback import FallbackStore  # noqa: PLC0415 - of no use to sessions in memory
+    from dynamodb_sessions.stores.fallback import FallbackStore  # noqa: PLC0415 - of no use to sessions in memory
 
     if isinstance(store, ProbedStore):
         return FallbackStore(store, MemoryStore() if fallback == "memory" else None)
@@ -216,7 +227,7 @@ def _check(
     keys = settings.secret_keys(secret_key)
     imports = None
     if import_cookie is not None:
-        from dynamodb_sessions.migration import StarletteCookie  # noqa: PLC0415 - of no use to most
+        from dynamodb_sessions.web.starlette_cookie_import import StarletteCookie  # noqa: PLC0415 - of no use to most
 
         imports = StarletteCookie(
             import_cookie, keys if import_secret_key is None else settings.secret_keys(import_secret_key)

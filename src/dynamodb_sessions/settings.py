@@ -1,4 +1,4 @@
-"""Environment variables to settings, read with Starlette's Config. Only the region is `client.py`'s to find."""
+"""Environment variables to settings, read with Starlette's Config. Only the region is the transport's to find."""
 
 import logging
 from collections.abc import Sequence
@@ -7,8 +7,6 @@ from starlette.datastructures import Secret
 
 from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.exceptions import ConfigurationError
-from dynamodb_sessions.memory import MemoryStore
-from dynamodb_sessions.store import SessionStore
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -35,16 +33,6 @@ def use_dynamodb() -> bool:
     if value in _FALSE:
         return False
     raise ConfigurationError(f"USE_DYNAMODB_SESSIONS={value!r} must be one of {', '.join(_TRUE + _FALSE[:-1])}")
-
-
-def store_from_environment() -> SessionStore:
-    """Return the store the environment asks for. Raises ConfigurationError."""
-    if not use_dynamodb():
-        logger.info("USE_DYNAMODB_SESSIONS is off: sessions are kept in this process and end with it")
-        return MemoryStore()
-    from dynamodb_sessions.dynamodb import DynamoDBStore  # noqa: PLC0415 - of no use to sessions in memory
-
-    return DynamoDBStore(table_name(), endpoint_url=endpoint_url())
 
 
 def table_name() -> str:

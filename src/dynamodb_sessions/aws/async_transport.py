@@ -1,0 +1,325 @@
+"""The transport without threads: aiodynamo's credentials, and aiohttp's connections, in asyncio's event loop.
+
+Region, endpoint and credentials are those boto3 would use, or those of a given aiodynamo client. Connections belong to
+an event loop: each has a pool of its own, which closes when the loop shuts down, as `asyncio.run` and every server have
+it. Nothing imports this module before it is asked for.
+"""
+
+import asyncio
+import base64
+import functools
+import json
+import os
+import random
+import ssl
+import threading
+import urllib.request
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+import boto3
+from aiodynamo.client import Client
+from aiodynamo.http.aiohttp import AIOHTTP
+from aiodynamo.sign import make_default_endpoint
+from yarl import URL
+
+from dynamodb_sessions.aws import log_redaction
+from dynamodb_sessions.aws.errors import NotAsked, reason, translate, translate_response
+from dynamodb_sessions.aws.log_redaction import redacted_logs
+from dynamodb_sessions.aws.sigv4 import Key, Signer
+from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, in_thread
+from dynamodb_sessions.aws.transport import Transport
+from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from aiodynamo.credentials import Credentials
+
+_MAX_ATTEMPTS = 2
+_OK = 200
+_SERVER_ERROR = 500
+_BUSY = frozenset(("ThrottlingException", "ProvisionedThroughputExceededException"))
+"""Refusals that boto3 repeats, too."""
+_SAID = frozenset(("Item", "Items", "Attributes", "UnprocessedItems", "ConsumedCapacity"))
+"""What is in an answer that is not empty, this or that."""
+_EXPIRED = "ExpiredTokenException"
+
+
+class AsyncTransport:
+    """Calls DynamoDB as an aiodynamo client would: a given one, or one with boto3's configuration."""
+
+    def __init__(self, client: Client | None = None, *, boto3: Transport, timeout: float = 5.0) -> None:
+        """`boto3` is a transport for the same table, with the region, the endpoint, and a client for what is rare."""
+        self.timeout = timeout
+        self._account: _Account | None = None
+        if client is not None:
+            endpoint = client.endpoint or make_default_endpoint(client.region)
+            self._account = _account(client.credentials, client.region, endpoint)
+        self._credentials = _Boto3Credentials(timeout)
+        self._boto3 = boto3
+        # Both attempts, and the pause between them, are over before the deadline is.
+        self._patience = aiohttp.ClientTimeout(total=timeout * 0.4)
+        self._longest_pause = min(0.1, timeout * 0.1)
+        log_redaction.install()
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client of the same table. Raises ConfigurationError if none can be built."""
+        return self._boto3.client
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call in this event loop."""
+        pool = _pools.get(_running_loop()) or await _Pool.of_this_loop()
+        call = _Call(pool.session, self._patience)
+        try:
+            key = None if self._account is None else self._account.key_at_hand()
+            if key is not None and not pool.slots.locked():
+                # There is nothing to wait for but DynamoDB itself, which has a deadline of its own.
+                async with pool.slots:
+                    return await self._send(call, operation, parameters, key)
+            with redacted_logs():
+                async with asyncio.timeout(self.timeout), pool.slots:
+                    return await self._send(call, operation, parameters, None)
+        except TimeoutError:
+            if not call.begun:
+                raise NotAsked(f"no turn in {self.timeout:g} s: over {MAX_CONCURRENT_CALLS} calls at once") from None
+            what = "DynamoDB did not answer" if call.attempts else "there was no client or no credentials"
+            raise StoreUnavailable(f"{what} within {self.timeout:g} s") from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
+            # Without its cause, which may quote the request.
+            raise translate(error) from None
+
+    def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call in an event loop of its own, in a thread of its own: this one's may be running."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, self.call(operation, **parameters)).result()
+
+    async def _send(self, call: "_Call", operation: str, parameters: dict[str, Any], key: Key | None) -> dict[str, Any]:
+        call.begun = True
+        if self._account is None:
+            meta = (await in_thread(lambda: self._boto3.client, timeout=self.timeout)).meta
+            self._account = _account(self._credentials, meta.region_name, URL(meta.endpoint_url))
+        credentials, signer, endpoint, trusted = self._account
+        body = _encode(parameters).encode()
+        while True:
+            if key is None and (key := await self._account.key(call.session)) is None:
+                raise ConfigurationError("NoCredentialsFound: there are no AWS credentials")
+            headers = signer.headers(key, _action(operation), body)
+            answer = await call.post(endpoint, headers, body, trusted)
+            if answer is not None:
+                return answer
+            if call.attempts == _MAX_ATTEMPTS or not call.may_succeed(credentials):
+                raise call.failure
+            if call.has_expired:
+                key = None
+            await asyncio.sleep(random.uniform(0, self._longest_pause))  # noqa: S311 - it only spreads the retries
+
+
+class _Account(NamedTuple):
+    """Who calls DynamoDB, how that is proved, and what proves that it is DynamoDB."""
+
+    credentials: "Credentials | _Boto3Credentials"
+    signer: Signer
+    endpoint: URL
+    trusted: ssl.SSLContext | bool
+
+    def key_at_hand(self) -> Key | None:
+        """Return the key if that takes no waiting: neither for where it is kept, nor for its renewal."""
+        return self.credentials.at_hand() if isinstance(self.credentials, _Boto3Credentials) else None
+
+    async def key(self, session: aiohttp.ClientSession) -> Key | None:
+        """Return the key, wherever it takes to find it; None if there is none."""
+        if isinstance(self.credentials, _Boto3Credentials):
+            return await self.credentials.key()
+        found = await self.credentials.get_key(AIOHTTP(session))
+        return None if found is None else Key(found.id, found.secret, found.token)
+
+
+def _account(credentials: "Credentials | _Boto3Credentials", region: str, endpoint: URL) -> _Account:
+    trusted = _trusted() if endpoint.scheme == "https" else True
+    return _Account(credentials, Signer(region, str(endpoint)), endpoint, trusted)
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_base64).encode
+"""Return a request's parameters as they are sent: bytes, which JSON has not, in base64."""
+
+_decode = json.JSONDecoder().decode
+
+
+@functools.cache
+def _action(operation: str) -> str:
+    return operation.title().replace("_", "")
+
+
+class _Pool:
+    """What an event loop has of its own: connections, and how many calls may use them at once."""
+
+    def __init__(self, sessions: AsyncGenerator[aiohttp.ClientSession, None], session: aiohttp.ClientSession) -> None:
+        self._sessions = sessions  # Begun and not ended: so an event loop that shuts down ends it.
+        self.session = session
+        self.slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
+
+    @classmethod
+    async def of_this_loop(cls) -> "_Pool":
+        """Return the running event loop's pool, made if there is none. Raises ConfigurationError."""
+        loop = _running_loop()
+        if loop not in _pools:
+            for other in [other for other in list(_pools) if other.is_closed()]:
+                _pools.pop(other, None)
+            sessions = _sessions()
+            _pools[loop] = cls(sessions, await anext(sessions))
+        return _pools[loop]
+
+
+_pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError('client="async" is aiohttp, which runs in asyncio\'s event loop only') from None
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """Return what vouches for an endpoint: what the variable says that boto3 reads, too, or the usual authorities."""
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if not bundle:
+        return True
+    try:
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise ConfigurationError(f"AWS_CA_BUNDLE={bundle!r} cannot be read: {type(error).__name__}") from None
+
+
+async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:
+    """Yield one session, and close it."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_CALLS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity", "User-Agent": "dynamodb-sessions"},
+        # As botocore has it. It is looked up for every request, so only where there is one.
+        trust_env=bool(urllib.request.getproxies()),
+    ) as session:
+        yield session
+
+
+class _Call:
+    """One call on the wire: how often it was sent, and what became of it the last time."""
+
+    def __init__(self, session: aiohttp.ClientSession, patience: aiohttp.ClientTimeout) -> None:
+        self.session = session
+        self._patience = patience
+        self.begun = False
+        """Whether the call had its turn."""
+        self.attempts = 0
+        self._error: Exception | None = None
+        self._refusal: dict[str, Any] = {}
+
+    async def post(
+        self, url: URL, headers: dict[str, str], body: bytes, trusted: ssl.SSLContext | bool
+    ) -> dict[str, Any] | None:
+        """Send a request once. None if that has failed."""
+        self.attempts += 1
+        self._error, self._refusal = None, {}
+        try:
+            response = await self.session.post(
+                url,
+                headers=headers,
+                data=aiohttp.BytesPayload(body),
+                allow_redirects=False,
+                ssl=trusted,
+                timeout=self._patience,
+            )
+            said = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self._error = error
+            return None
+        if response.status == _OK:
+            answer = _decode(said.decode())
+            if not isinstance(answer, dict) or (answer and answer.keys().isdisjoint(_SAID)):
+                raise StoreUnavailable("DynamoDB's answer is none")
+            return answer
+        metadata = {"HTTPStatusCode": response.status, "RetryAttempts": self.attempts - 1}
+        self._refusal = _refusal(said) | {"ResponseMetadata": metadata}
+        return None
+
+    def may_succeed(self, credentials: "Credentials | _Boto3Credentials") -> bool:
+        """Whether the request may go better the next time."""
+        if self._error is not None or self._refusal["ResponseMetadata"]["HTTPStatusCode"] >= _SERVER_ERROR:
+            return True
+        return self._refusal["Error"]["Code"] in _BUSY or (self.has_expired and credentials.invalidate())
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the request was refused for its credentials' age."""
+        return self._error is None and self._refusal["Error"]["Code"] == _EXPIRED
+
+    @property
+    def failure(self) -> Exception:
+        """What the last failure means here. Names the cause, never the request."""
+        if self._error is None:
+            return translate_response(self._refusal)
+        if isinstance(self._error, TimeoutError):
+            return StoreUnavailable(f"DynamoDB did not answer: {self.attempts} attempts of {self._patience.total:g} s")
+        return StoreUnavailable(f"DynamoDB cannot be reached: {reason(self._error)}")
+
+
+def _refusal(body: bytes) -> dict[str, Any]:
+    """Return what a reply says that is not OK, as botocore would have it."""
+    try:
+        said = json.loads(body)
+        code = said["__type"].rpartition("#")[2]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {"Error": {"Code": ""}}
+    message = said.get("message") or said.get("Message") or ""
+    return {"Error": {"Code": code, "Message": message}, "CancellationReasons": said.get("CancellationReasons", ())}
+
+
+class _Boto3Credentials:
+    """Wherever boto3 finds credentials."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._finding = threading.Lock()
+        self._found: Any = None
+        self._last: tuple[Any, Key | None] = (None, None)
+        """The credentials as botocore last gave them, and their key."""
+
+    def at_hand(self) -> Key | None:
+        """Return the key if it need not be looked for, nor renewed, which may take a while."""
+        if self._found is None or getattr(self._found, "refresh_needed", bool)():
+            return None
+        return self._key()
+
+    async def key(self) -> Key | None:
+        """Return the key, looked for or renewed in a thread if need be; None if there is none."""
+        return self.at_hand() or await in_thread(self._read, timeout=self._timeout)
+
+    def invalidate(self) -> bool:
+        return False
+
+    def _read(self) -> Key | None:
+        if self._found is None:
+            # One at a time: there may be a process to start, or a server to ask. Renewals botocore itself makes so.
+            if not self._finding.acquire(timeout=self._timeout):
+                raise StoreUnavailable("the credentials take too long to be found")
+            try:
+                if self._found is None:
+                    self._found = boto3.Session().get_credentials()
+            finally:
+                self._finding.release()
+        return None if self._found is None else self._key()
+
+    def _key(self) -> Key | None:
+        given = self._found.get_frozen_credentials()
+        last, key = self._last
+        if given != last:
+            key = Key(given.access_key, given.secret_key, given.token)
+            self._last = given, key
+        return key

@@ -1,0 +1,64 @@
+"""Lifetimes: when a session ends by itself, idle or absolute, and when it is worth a write to let it live longer."""
+
+from dataclasses import dataclass
+
+from dynamodb_sessions.clock import check_seconds
+from dynamodb_sessions.exceptions import ConfigurationError
+from dynamodb_sessions.stores.contract import Record
+
+BROWSER_SESSION_AGE = 14 * 24 * 60 * 60
+"""Seconds a session is stored that lives, for the browser, until it closes."""
+
+_TOUCHES_PER_LIFETIME = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long sessions live, in seconds. Raises ConfigurationError for anything but positive whole numbers.
+
+    `max_age` is the idle timeout (None: the browser's session, 14 days in the store), `absolute_max_age` the
+    absolute one, `touch_after` how much a session that is only read must gain before its expiry is written.
+    """
+
+    max_age: int | None
+    absolute_max_age: int | None = None
+    touch_after: int | None = None
+
+    def __post_init__(self) -> None:
+        check_seconds("max_age", self.max_age)
+        check_seconds("absolute_max_age", self.absolute_max_age)
+        check_seconds("touch_after", self.touch_after, minimum=0)
+        if self.touch_after is not None and self.touch_after >= (self.max_age or BROWSER_SESSION_AGE):
+            raise ConfigurationError(
+                f"touch_after={self.touch_after} must be less than max_age, or sessions end in use"
+            )
+
+    def expires_at(self, now: int, *, created_at: int, own: int | None) -> int:
+        """Return when a session used now expires; `own` is its own idle timeout, if it has one."""
+        idle = now + (own or self.max_age or BROWSER_SESSION_AGE)
+        return idle if self.absolute_max_age is None else min(idle, created_at + self.absolute_max_age)
+
+    def is_over(self, record: Record, now: int) -> bool:
+        """Whether the absolute timeout has passed, whatever the record says of itself."""
+        return self.absolute_max_age is not None and record.created_at + self.absolute_max_age <= now
+
+    def wants_touch(self, record: Record, expires_at: int) -> bool:
+        """Whether a session that was only read gains enough to be worth a write."""
+        return expires_at - record.expires_at >= self._step(record.max_age or self.max_age or BROWSER_SESSION_AGE)
+
+    def _step(self, idle: int) -> int:
+        """Return the seconds that a touch is to gain."""
+        step = self.touch_after
+        return -(-idle // _TOUCHES_PER_LIFETIME) if step is None or step >= idle else step
+
+    def is_due(self, record: Record, now: int) -> bool:
+        """Whether a session is to be touched if it is used now."""
+        idle = record.max_age or self.max_age or BROWSER_SESSION_AGE
+        # The absolute timeout, which only shortens it, need not be asked of most.
+        if now + idle - record.expires_at < self._step(idle):
+            return False
+        return self.wants_touch(record, self.expires_at(now, created_at=record.created_at, own=record.max_age))
+
+    def cookie_max_age(self, record: Record, now: int) -> int | None:
+        """Return the seconds the browser is to keep the cookie; None: until it closes."""
+        return None if self.max_age is None and record.max_age is None else record.expires_at - now

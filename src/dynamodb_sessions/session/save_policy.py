@@ -1,0 +1,93 @@
+"""Save policy: what committing a session takes. PURE: a function of the session, the lifetimes and the time.
+
+It answers with one action; `commit` makes the store call that it stands for.
+"""
+
+from dataclasses import dataclass, field
+
+from dynamodb_sessions.session.lifetimes import Lifetimes
+from dynamodb_sessions.session.session import Session
+from dynamodb_sessions.stores.contract import Changes, Record
+
+
+class Nothing:
+    """There is nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Store a new session, in place of the one named by `replaces`."""
+
+    record: Record
+    replaces: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    record: Record
+    changes: Changes
+
+
+class Update(_Change):
+    """Change the stored session."""
+
+
+class Touch(_Change):
+    """Extend the stored session's life."""
+
+
+class Empty(_Change):
+    """End the stored session, unless others have changed it: then only change it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rotate:
+    """Move the stored session to a new id."""
+
+    record: Record
+    new_id: str = field(repr=False)
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delete:
+    """End the session."""
+
+    session_id: str = field(repr=False)
+
+
+Action = Nothing | Create | Update | Touch | Rotate | Empty | Delete
+
+
+def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = False, refresh: bool = False) -> Action:  # noqa: PLR0911 - a table
+    """Return what committing the session takes.
+
+    `failed`: the app did not succeed, so only a logout counts. `refresh`: the client is to get a new cookie, which
+    takes knowing that the session still lives. Raises UnserializableValue.
+    """
+    record = session.record
+    if session.ended and not session.cleared:
+        return Nothing()
+    gone = record.id if record is not None else session.presented_id
+    if failed:
+        return Delete(gone) if session.cleared and gone is not None else Nothing()
+    if session.cleared and not dict.__len__(session) and session.new_owner is None:
+        return Delete(gone) if gone is not None else Nothing()
+    if record is None or session.cleared:
+        if not dict.__len__(session) and session.new_owner is None:
+            return Nothing()
+        to_set, _ = session.delta()
+        expires_at = lifetimes.expires_at(now, created_at=now, own=session.max_age)
+        new = Record(session.id, to_set, now, expires_at, owner=session.owner, max_age=session.max_age)
+        return Create(new, replaces=gone if session.cleared or session.rotates else None)
+
+    to_set, to_remove = session.delta()
+    expires_at = lifetimes.expires_at(now, created_at=record.created_at, own=session.max_age)
+    if session.new_owner is None:
+        if to_remove and not dict.__len__(session):
+            return Empty(record, Changes(expires_at, set=to_set, remove=to_remove, max_age=session.new_max_age))
+        if not (to_set or to_remove or session.rotates) and session.new_max_age is None:
+            wanted = refresh or (session.accessed and lifetimes.wants_touch(record, expires_at))
+            return Touch(record, Changes(expires_at)) if wanted else Nothing()
+    changes = Changes(expires_at, to_set, to_remove, session.new_owner, session.new_max_age)
+    return Rotate(record, session.id, changes) if session.rotates else Update(record, changes)

@@ -1,0 +1,78 @@
+"""Tracking: which keys of a session may have changed since it was loaded.
+
+Only those have to be compared with what is stored: a request that reads one key encodes one value, not all. Values that
+cannot be changed in place need no watching; of others an imprint is taken when they are handed out.
+"""
+
+import marshal
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dynamodb_sessions.codec import encode, same
+
+ABSENT = object()
+CONSTANTS = frozenset((str, int, float, bool, type(None)))
+"""Types of values that cannot change where they are."""
+
+
+class Tracking:
+    """The keys of one session that may have changed. Several threads of one request may use it at once."""
+
+    __slots__ = ("_all_written", "_handed_out")
+
+    def __init__(self) -> None:
+        self._handed_out: dict[str, bytes | None] = {}
+        """Keys that were set or removed, or whose value was given away and can be changed.
+
+        Each with the imprint that its value had when it was given away. None: only what is stored can tell.
+        """
+        self._all_written = False
+
+    def hand_out(self, key: str, value: Any) -> None:
+        """Note that a value is given away, which can then be changed without a word."""
+        if key not in self._handed_out:
+            self._handed_out.setdefault(key, imprint(value))  # Another thread may have been faster, and changed it.
+
+    def write(self, key: str) -> None:
+        """Note that an entry is set or removed."""
+        self._handed_out[key] = None
+
+    def write_all(self) -> None:
+        """Note that any entry may be set."""
+        self._all_written = True
+
+    def settle(self) -> None:
+        """Note that everything has been stored: only what is stored can tell from now on."""
+        for key in list(self._handed_out):
+            self.write(key)
+
+    def suspects(self, session: dict[str, Any]) -> list[str]:
+        """Return the keys whose entries may not be what is stored."""
+        # Lists: a sync endpoint's thread may still hold the session.
+        handed_out = list(self._handed_out.items())
+        if self._all_written:
+            return list(dict.fromkeys([*dict.keys(session), *(key for key, _ in handed_out)]))
+        return [key for key, then in handed_out if then is None or then != imprint(dict.get(session, key))]
+
+
+def all_as_stored(session: dict[str, Any], keys: Iterable[str], stored: Mapping[str, str]) -> bool:
+    """Whether these entries are what is stored. One that is absent, or is no JSON, is not."""
+    return all(_is_as_stored(dict.get(session, key, ABSENT), stored.get(key)) for key in keys)
+
+
+def _is_as_stored(value: Any, stored: str | None) -> bool:
+    try:
+        return stored is not None and same(encode(value), stored)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def imprint(value: Any) -> bytes | None:
+    """Return what no other JSON value has, sooner than its JSON: nothing is ever loaded from it. None: it is none.
+
+    One value may have several, by who else refers to its parts.
+    """
+    try:
+        return marshal.dumps(value)
+    except ValueError:
+        return None

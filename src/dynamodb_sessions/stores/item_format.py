@@ -1,0 +1,115 @@
+"""Records to and from DynamoDB items, in the low-level JSON that every client takes.
+
+An item holds `session_id` (S, the key), `user_data` (M of S, or of B where a value is compressed with zlib),
+`created_at`, `ttl` and `version` (N), and sometimes `owner` (S) and `max_age` (N). An older layout has `user_data` as
+one JSON string and no version: it is read as version 0, and rewritten as a map by its next change.
+"""
+
+import base64
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from dynamodb_sessions.codec import decode, encode_items
+from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
+from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Record
+from dynamodb_sessions.stores.table_schema import KEY, TTL
+
+_MAX_UNPACKED = 10 * MAX_RECORD_SIZE
+"""Characters of one item, uncompressed: each of several who change a session at once may add as much as fits."""
+
+
+def key(session_id: str) -> dict[str, Any]:
+    return {KEY: {"S": session_id}}
+
+
+def number(value: int) -> dict[str, str]:
+    return {"N": str(value)}
+
+
+def pack(value: str, compress_over: int | None) -> dict[str, Any]:
+    """Return what holds a session's value: compressed if it has more characters than that, and takes less so."""
+    if compress_over is not None and len(value) > compress_over:
+        encoded = value.encode()
+        compressed = zlib.compress(encoded)
+        if len(compressed) < len(encoded):
+            return {"B": compressed}
+    return {"S": value}
+
+
+def unpack(attribute: Mapping[str, Any]) -> str:
+    """Return the value that is held. Raises KeyError, TypeError or ValueError if it is none."""
+    if "S" in attribute:
+        text: str = attribute["S"]
+        return text
+    held = attribute["B"]
+    inflating = zlib.decompressobj()
+    # A client may leave it as it came, in base64. And a few bytes may claim to be gigabytes.
+    try:
+        value = inflating.decompress(held if isinstance(held, bytes) else base64.b64decode(held), MAX_RECORD_SIZE)
+    except zlib.error:
+        raise ValueError("not compressed as it should be") from None
+    if not inflating.eof:
+        raise ValueError("cut off, or more than a session can hold")
+    return value.decode()
+
+
+def _unpack_all(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return all the values that are held. Raises what `unpack` raises, and soon, if they are too much together."""
+    values, left = {}, _MAX_UNPACKED
+    for name, attribute in attributes.items():
+        values[name] = value = unpack(attribute)
+        left -= len(value)
+        if left < 0:
+            raise ValueError("more than any session holds")
+    return values
+
+
+def user_data(record: Record, compress_over: int | None = None) -> dict[str, Any]:
+    return {"M": {key: pack(value, compress_over) for key, value in record.data.items()}}
+
+
+def from_record(record: Record, compress_over: int | None = None) -> dict[str, Any]:
+    made = key(record.id) | {
+        "user_data": user_data(record, compress_over),
+        "created_at": number(record.created_at),
+        TTL: number(record.expires_at),
+        "version": number(record.version),
+    }
+    if record.owner is not None:
+        made["owner"] = {"S": record.owner}
+    if record.max_age is not None:
+        made["max_age"] = number(record.max_age)
+    return made
+
+
+def to_record(session_id: str, item: dict[str, Any]) -> Record:
+    """Return what an item says. Raises CorruptRecord if it is not a session."""
+    try:
+        stored = item["user_data"]
+        if "M" in stored:
+            data = _unpack_all(stored["M"])
+        else:
+            older = decode(stored["S"])
+            if not isinstance(older, dict):
+                raise TypeError("user_data is not an object")  # noqa: TRY301
+            data = encode_items(older)
+        return Record(
+            session_id,
+            data,
+            created_at=_int(item["created_at"]),
+            expires_at=_int(item[TTL]),
+            version=_int(item["version"]) if "version" in item else 0,
+            owner=item["owner"]["S"] if "owner" in item else None,
+            max_age=_int(item["max_age"]) if "max_age" in item else None,
+        )
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue) as error:
+        raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
+
+
+def _int(attribute: dict[str, str]) -> int:
+    """Return a stored number, whole: older writers left fractions of seconds."""
+    value = int(float(attribute["N"]))
+    if value < 0:
+        raise ValueError("negative")
+    return value

@@ -1,0 +1,136 @@
+"""MemoryStore: sessions in this process, for development, tests and hard times. The same contract, bounded."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from threading import Lock
+
+from dynamodb_sessions.clock import wall_clock
+from dynamodb_sessions.exceptions import ConfigurationError
+from dynamodb_sessions.stores.contract import Changes, Health, Record, check_size, is_owner, is_same
+
+_PYTHON_OVERHEAD = 1024
+"""Bytes a record takes in this process beyond its text: the objects around it."""
+
+
+class MemoryStore:
+    """Keeps at most `max_sessions` sessions in at most `max_bytes` bytes; the least recently used go first.
+
+    Nothing survives the process, and nothing is shared with another one.
+    """
+
+    mode = "memory"
+    mode_reason = "sessions are kept in this process and end with it"
+
+    def __init__(self, *, max_sessions: int = 10_000, max_bytes: int = 64 * 1024 * 1024) -> None:
+        for name, value in (("max_sessions", max_sessions), ("max_bytes", max_bytes)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name}={value!r} must be a whole number, at least 1")
+        self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
+        self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()
+        """Each with its size."""
+        self._bytes = 0
+        # Uncontended on one event loop; there may be several, each in a thread of its own.
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:  # noqa: ARG002
+        with self._lock:
+            return self._live(session_id, now)
+
+    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+        size = check_size(record)
+        with self._lock:
+            if self._live(record.id, now) is not None:
+                return False
+            if replaces is not None:
+                self._remove(replaces)
+            self._put(record, size)
+            return True
+
+    async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
+        return self._change(record, changes.apply, now)
+
+    async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
+        return self._change(record, lambda stored: changes.move(stored, new_id), now)
+
+    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
+        with self._lock:
+            if version is not None:
+                stored, _ = self._records.get(session_id, (None, 0))
+                if stored is None or stored.version != version:
+                    return False
+            self._remove(session_id)
+            return True
+
+    async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the owner's sessions, oldest first."""
+        if not is_owner(owner):
+            return
+        at = wall_clock() if now is None else now
+        with self._lock:
+            theirs = [record for record, _ in self._records.values() if record.owner == owner]
+        for record in sorted(theirs, key=lambda record: record.created_at):
+            if record.expires_at > at:
+                yield record
+
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
+        """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
+        if not is_owner(owner):
+            return 0
+        with self._lock:
+            ended = [record.id for record, _ in self._records.values() if record.owner == owner and record.id != keep]
+            for session_id in ended:
+                self._remove(session_id)
+        return len(ended)
+
+    async def scan(self, *, now: int | None = None, include_expired: bool = False) -> AsyncIterator[Record]:
+        """Yield every session, in no particular order."""
+        at = wall_clock() if now is None else now
+        with self._lock:
+            records = list(self._records.values())
+        for record, _ in records:
+            if include_expired or record.expires_at > at:
+                yield record
+
+    async def health(self) -> Health:
+        """Say that this process keeps its sessions itself."""
+        return Health(True, self.mode, self.mode_reason)
+
+    def _change(self, record: Record, change: Callable[[Record], Record], now: int) -> Record | None:
+        with self._lock:
+            stored = self._live(record.id, now)
+            if stored is None or not is_same(stored, record):
+                return None
+            changed = change(stored)
+            size = check_size(changed, before=stored)
+            if changed.id == record.id:
+                _, before = self._records[record.id]
+                self._bytes -= before + _PYTHON_OVERHEAD
+            else:
+                self._remove(record.id)
+            self._put(changed, size)
+            return changed
+
+    def _live(self, session_id: str, now: int) -> Record | None:
+        record, _ = self._records.get(session_id, (None, 0))
+        if record is None:
+            return None
+        if record.expires_at <= now:
+            self._remove(session_id)
+            return None
+        self._records.move_to_end(session_id)
+        return record
+
+    def _put(self, record: Record, size: int) -> None:
+        self._records[record.id] = record, size
+        self._bytes += size + _PYTHON_OVERHEAD
+        while len(self._records) > self._max_sessions or self._bytes > self._max_bytes:
+            self._remove(next(iter(self._records)))
+
+    def _remove(self, session_id: str) -> None:
+        removed, size = self._records.pop(session_id, (None, 0))
+        if removed is not None:
+            self._bytes -= size + _PYTHON_OVERHEAD

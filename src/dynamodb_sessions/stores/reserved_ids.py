@@ -1,0 +1,7 @@
+"""Ids of items that are in a table of sessions, or asked for in one, and are no session."""
+
+PROBE_ID = "dynamodb-sessions/probe"
+"""The id that is asked for to see whether the table answers. Nothing is stored under it."""
+
+ADOPTED = "imported/"
+"""What the id of a record begins with that says which session a cookie of Starlette's has become."""

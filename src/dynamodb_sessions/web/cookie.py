@@ -1,0 +1,172 @@
+"""The session cookie: sign, verify, render, expire. What it says is `id.version`, and a signature over both.
+
+The signature proves that we issued the id; whether the session still lives is the store's word alone, so the cookie
+carries no time. Attributes follow RFC 6265bis; see OWASP's Session Management Cheat Sheet for the defaults.
+"""
+
+import functools
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from itsdangerous import Signer
+from itsdangerous.signer import SigningAlgorithm
+
+from dynamodb_sessions.exceptions import ConfigurationError
+
+_SALT = b"dynamodb_sessions.cookie"
+_SIGNED = re.compile(rb"([A-Za-z0-9_-]{43})\.(0|[1-9][0-9]{0,14})\.[A-Za-z0-9_-]{43}")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
+_SAME_SITE = ("lax", "strict", "none")
+MAX_CANDIDATES = 4
+_REMEMBERED = 1024
+_REMEMBERED_SIZE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class CookiePayload:
+    """What a verified cookie says. `stale`: it was signed by an older key."""
+
+    session_id: str = field(repr=False)
+    version: int
+    stale: bool = False
+
+
+class SessionCookie:
+    """Reads and writes one session cookie with fixed attributes.
+
+    `keys` are newest first: the first signs, all verify. `https_only=None` means Secure whenever the request came
+    over https, and always where browsers insist on it. Raises ConfigurationError for what a browser would refuse.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        *,
+        name: str,
+        path: str,
+        same_site: str,
+        https_only: bool | None,
+        domain: str | None,
+        partitioned: bool,
+    ) -> None:
+        check_name("session_cookie", name)
+        if same_site not in _SAME_SITE:
+            raise ConfigurationError(f"same_site={same_site!r} must be one of {', '.join(_SAME_SITE)}")
+        if not isinstance(path, str) or not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
+            raise ConfigurationError(f"path={path!r} must begin with / and hold no control character or semicolon")
+        if domain is not None and not (isinstance(domain, str) and _ATTRIBUTE.fullmatch(domain)):
+            raise ConfigurationError(f"domain={domain!r} is not a valid cookie domain")
+        if https_only not in (True, False, None) or partitioned not in (True, False):
+            raise ConfigurationError("https_only must be True, False or None, and partitioned True or False")
+        lowered = name.lower()
+        why_secure = [
+            reason
+            for reason, applies in (
+                ("a cookie name beginning __Host-", lowered.startswith("__host-")),
+                ("a cookie name beginning __Secure-", lowered.startswith("__secure-")),
+                ('same_site="none"', same_site == "none"),
+                ("partitioned=True", partitioned),
+            )
+            if applies
+        ]
+        if why_secure and https_only is False:
+            raise ConfigurationError(f"{why_secure[0]} needs https_only=True: browsers refuse the cookie otherwise")
+        if lowered.startswith("__host-") and (path != "/" or domain is not None):
+            raise ConfigurationError('a cookie name beginning __Host- needs path="/" and no domain')
+
+        self.name = name
+        self._prefix = name.encode() + b"="
+        self.https_only = True if why_secure else https_only
+        self._signers = [_signer(key) for key in keys]
+        # A browser sends the same cookies with all its requests, a page's at once.
+        self._read_again = functools.lru_cache(_REMEMBERED)(self._read)
+        self._attributes = f"; Path={path}"
+        if domain is not None:
+            self._attributes += f"; Domain={domain}"
+        self._attributes += f"; HttpOnly; SameSite={same_site}"
+        if partitioned:
+            self._attributes += "; Partitioned"
+
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Sequence[CookiePayload]:
+        """Return what the cookies of this name say, of those that verify, in the browser's order, each id once.
+
+        A browser sends several of one name when they were set for several paths or domains. Only the first four
+        that verify count: nobody honest has more, and each may cost a read of the store.
+        """
+        cookies = cookies_of(self._prefix, headers)
+        if not cookies:
+            return ()
+        return self._read_again(cookies) if len(cookies) <= _REMEMBERED_SIZE else self._read(cookies)
+
+    def _read(self, cookies: bytes) -> Sequence[CookiePayload]:
+        payloads: dict[str, CookiePayload] = {}
+        for value in values_of(self._prefix, cookies):
+            payload = self._verify(value) if _SIGNED.fullmatch(value) else None
+            if payload is not None and len(payloads) < MAX_CANDIDATES:
+                payloads.setdefault(payload.session_id, payload)
+        return tuple(payloads.values())
+
+    def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:
+        """Return the Set-Cookie value for a session. `max_age` in seconds; None: until the browser closes."""
+        value = self._signers[0].sign(f"{session_id}.{version}").decode()
+        lifetime = "" if max_age is None else f"; Max-Age={max_age}"
+        return f"{self.name}={value}{lifetime}{self._attributes}{self._secure(secure=secure)}"
+
+    def expire(self, *, secure: bool, name: str | None = None) -> str:
+        """Return the Set-Cookie value that removes the cookie: the same attributes, or a browser keeps it.
+
+        `name` is that of another cookie with these attributes.
+        """
+        past = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        return f"{name or self.name}={past}{self._attributes}{self._secure(secure=secure)}"
+
+    def _secure(self, *, secure: bool) -> str:
+        return "; Secure" if (secure if self.https_only is None else self.https_only) else ""
+
+    def _verify(self, value: bytes) -> CookiePayload | None:
+        payload, _, signature = value.rpartition(b".")
+        for age, signer in enumerate(self._signers):
+            # Signing again and comparing every byte: base64 has several spellings of one signature, we issue one.
+            if hmac.compare_digest(signer.get_signature(payload), signature):
+                session_id, _, version = payload.decode().rpartition(".")
+                return CookiePayload(session_id, int(version), stale=age > 0)
+        return None
+
+
+def _signer(key: str) -> Signer:
+    """Return what signs with a key derived from this one for cookies alone: derived once, not at every signature."""
+    derived = Signer(key, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
+    return Signer(derived, key_derivation="none", algorithm=_HMAC(derived))
+
+
+class _HMAC(SigningAlgorithm):
+    """itsdangerous's own, with one key, begun once: a copy is sooner made than another one."""
+
+    def __init__(self, key: bytes) -> None:
+        self._begun = hmac.new(key, digestmod="sha256")
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:  # noqa: ARG002
+        signing = self._begun.copy()
+        signing.update(value)
+        return signing.digest()
+
+
+def check_name(parameter: str, name: object) -> None:
+    """Raise ConfigurationError if it is no name of a cookie."""
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise ConfigurationError(f"{parameter}={name!r} is not a valid cookie name")
+
+
+def cookies_of(prefix: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return all cookies of a request, if `prefix`, a name and `=`, may be among them."""
+    return b";".join([value for header, value in headers if header == b"cookie" and prefix in value])
+
+
+def values_of(prefix: bytes, cookies: bytes) -> list[bytes]:
+    """Return what follows the prefix in each cookie that begins with it, in the browser's order."""
+    pairs = [pair.strip(b" \t") for pair in cookies.split(b";")]
+    return [pair[len(prefix) :] for pair in pairs if pair.startswith(prefix)]

@@ -1,0 +1,382 @@
+"""Request cycle: one request, or one websocket, from its cookie to its last commit.
+
+When something happens is settled here; what is to be done to a session, `session/save_policy.py` decides.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dynamodb_sessions import clock
+from dynamodb_sessions.exceptions import (
+    ConfigurationError,
+    CorruptRecord,
+    SessionError,
+    StoreUnavailable,
+    UnserializableValue,
+)
+from dynamodb_sessions.identifiers import fingerprint
+from dynamodb_sessions.session.commit import commit, load
+from dynamodb_sessions.session.lifetimes import Lifetimes
+from dynamodb_sessions.session.owner_limit import limit_owner
+from dynamodb_sessions.session.save_policy import Action, Create, Delete, Nothing, Rotate, Touch, Update, decide
+from dynamodb_sessions.session.session import DueSession, Session
+from dynamodb_sessions.stores.contract import OwnerStore, Record, SessionStore
+from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
+from dynamodb_sessions.web.responses import add_headers, refuse
+
+if TYPE_CHECKING:
+    from dynamodb_sessions.stores.fallback import FallbackStore
+    from dynamodb_sessions.web.starlette_cookie_import import StarletteCookie
+
+logger = logging.getLogger("dynamodb_sessions")
+
+_SERVER_ERROR = 500
+_OUTAGE = (StoreUnavailable, ConfigurationError)
+_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start", "websocket.close"))
+
+
+class Setup(NamedTuple):
+    """What all requests of one middleware share."""
+
+    cookie: SessionCookie
+    lifetimes: Lifetimes
+    store: SessionStore
+    owners: OwnerStore | None
+    """The store, if it finds sessions by owner."""
+    max_sessions_per_owner: int | None
+    fallback: "FallbackStore | None"
+    """The store, if it may have to be initialised."""
+    imports: "StarletteCookie | None"
+    """The cookies that are adopted, if any are."""
+
+
+class RequestCycle:
+    """One request, or one websocket, from its cookie to its last commit."""
+
+    _refresh = False
+    """Whether the client's cookie was signed by an older key."""
+    _adopted = False
+    """Whether the session was in a cookie of Starlette's, which is to be removed once the browser has ours."""
+    _superseded = False
+    """Whether there is such a cookie beside one of ours: it counts for nothing, and is to be removed."""
+    _set_cookie: str | None = None
+    _failed = False
+    """Whether the app's response says that it failed."""
+    _refused = False
+    """Whether the client was told to come back later: whatever the app still says is not passed on."""
+    _streaming = False
+    _disconnected = False
+    _is_due = False
+    """Whether the session is to be touched if it is used."""
+    _touched = False
+    """Whether the session was touched while the app ran."""
+    _untouched: Exception | None = None
+    """Why it was not."""
+    _committed: "anyio.Event | None" = None
+    """Set when the commit that is under way, if one is, has ended."""
+
+    def __init__(self, setup: Setup, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        self._setup = setup
+        self._app = app
+        self._scope: Any = scope
+        self._session: Any = None
+        self._is_secure = scope.get("scheme") in ("https", "wss")
+        self._receive = receive
+        self._send = send
+
+    async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            # The session may be held for longer, and holds on to this: what it has no use for any more must not come
+            # back to it, or each request would be left to the garbage collector.
+            self._refused = True
+            self._receive, self._send = _GONE[self._scope["type"]], _ignored
+            self._scope = self._session = None
+
+    async def _run(self) -> None:
+        setup = self._setup
+        if setup.fallback is not None and not setup.fallback.is_initialised:
+            await setup.fallback.initialise()
+        payloads = setup.cookie.read(self._scope["headers"])
+        try:
+            session = await self._load(payloads) if payloads or setup.imports is not None else Session()
+        except _OUTAGE as error:
+            await self._refuse("loaded", error)
+            return
+        session.attach(self._save, setup.owners)
+        self._session = self._scope["session"] = session
+        try:
+            if self._is_due:
+                await self._touch_meanwhile(session)
+            else:
+                await self._app(self._scope, self._watch, self._respond)
+        except BaseException as error:
+            gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
+            await self._finish(session, failed=self._failed or not gone)
+            if not isinstance(error, StoreUnavailable) or session.late:
+                raise
+            await self._refuse("saved", error)
+        else:
+            if self._may_commit(session):
+                await self._finish(session, failed=self._failed)
+
+    async def _load(self, payloads: Sequence[CookiePayload]) -> Session:
+        imports = self._setup.imports
+        found = [] if imports is None else imports.read(self._scope["headers"])
+        self._superseded = bool(found and payloads)
+        presented = None
+        for payload in payloads:
+            try:
+                record = await load(
+                    self._setup.store, payload.session_id, self._setup.lifetimes, min_version=payload.version
+                )
+                if record is not None:
+                    session = self._open(record, refresh=payload.stale)
+                    self._refresh = payload.stale
+                    return session
+            except CorruptRecord as error:
+                logger.warning(
+                    "session %s cannot be read and is left as it is: %s", fingerprint(payload.session_id), error
+                )
+            else:
+                presented = presented or payload.session_id
+        if imports is None or not self._may_adopt(payloads):
+            return Session(presented_id=presented)
+        for carried in found:
+            record = await imports.adopt(self._setup.store, carried, self._setup.lifetimes)
+            if record is not None:
+                self._refresh = self._adopted = True
+                return self._open(record, refresh=True)
+        return Session(presented_id=presented)
+
+    def _open(self, record: Record, *, refresh: bool) -> Session:
+        if not refresh and not self._setup.lifetimes.is_due(record, clock.wall_clock()):
+            return Session(record=record)
+        self._is_due = True
+        return DueSession(record=record)
+
+    async def _touch_meanwhile(self, session: Any) -> None:
+        """Run the app, and touch the session as soon as it is used and the app waits for something itself."""
+        failure = None
+        async with anyio.create_task_group() as tasks:
+            used = anyio.Event()
+            session.on_access = _from_any_thread(used.set)
+            if self._refresh:
+                used.set()
+            tasks.start_soon(self._touch, session, used)
+            try:
+                await self._app(self._scope, self._watch, self._respond)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is the app's, and not to be wrapped in the group's
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _touch(self, session: Session, used: "anyio.Event") -> None:
+        record = session.record
+        await used.wait()
+        if self._committed is not None or session.record is not record:
+            return  # Whatever is committed, or has been, lets the session live longer, or ends it.
+        try:
+            await self._commit(session, failed=self._failed or self._refused, touch_only=True)
+            self._touched = session.record is not record
+        except UnserializableValue:
+            pass  # The app may still put it right.
+        except Exception as error:  # noqa: BLE001 - it is the commit's, before the response
+            self._untouched = error
+
+    def _may_adopt(self, payloads: Sequence[CookiePayload]) -> bool:
+        """Whether a cookie of Starlette's may be a session still.
+
+        Not of a browser that has been here, not even after its session has ended. And not while memory stands in for
+        DynamoDB, which alone knows whether it has been adopted before, and has ended.
+        """
+        fallback = self._setup.fallback
+        return not payloads and (fallback is None or fallback.is_initialised)
+
+    async def _watch(self) -> Message:
+        message = await self._receive()
+        if message["type"] in ("http.disconnect", "websocket.disconnect"):
+            self._disconnected = True
+        return message
+
+    async def _respond(self, message: Message) -> None:
+        if self._refused:
+            return
+        session = self._session
+        if not session.late and message["type"] in _STARTS:
+            # A websocket that is closed instead of accepted has no headers to carry a cookie.
+            session.late = message["type"] == "websocket.close"
+            self._failed = message.get("status", 200) >= _SERVER_ERROR
+            if self._may_commit(session):
+                try:
+                    await self._commit(session, failed=self._failed)
+                except _OUTAGE as error:
+                    await self._refuse("saved", error)
+                    return
+            session.late = True
+            accessed = session.accessed
+            if not self._failed:  # Else what it has dropped may still be saved.
+                session.accessed = False
+            if message["type"] != "websocket.close" and (accessed or self._set_cookie is not None or self._superseded):
+                self._add_headers(message, accessed=accessed)
+        elif message.get("more_body"):
+            self._streaming = True
+        elif self._streaming and message["type"] == "http.response.body":
+            # Before the end of the stream, so that the same browser's next request sees what it has changed.
+            await self._finish(session, failed=self._failed)
+        try:
+            await self._send(message)
+        except OSError:
+            self._disconnected = True
+            raise
+
+    def _add_headers(self, message: Message, *, accessed: bool) -> None:
+        cookies = [] if self._set_cookie is None else [self._set_cookie]
+        cookie, imports = self._setup.cookie, self._setup.imports
+        if imports is not None and imports.name != cookie.name and (self._superseded or (self._adopted and cookies)):
+            cookies.append(cookie.expire(secure=self._is_secure, name=imports.name))
+        add_headers(message, vary=accessed, cookies=cookies)
+
+    def _may_commit(self, session: Session) -> bool:
+        """Whether a commit may have something to do: it decides."""
+        if session.may_differ or self._refresh:
+            return True
+        record = session.record
+        return session.accessed and record is not None and self._setup.lifetimes.is_due(record, clock.wall_clock())
+
+    async def _save(self, session: Session) -> bool:
+        return await self._commit(session, failed=False)
+
+    async def _commit(self, session: Session, *, failed: bool, touch_only: bool = False) -> bool:
+        """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
+
+        One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
+        cut a save in half; the store's own deadline ends it.
+        """
+        if self._committed is not None:
+            with anyio.CancelScope(shield=True):
+                while self._committed is not None:
+                    await self._committed.wait()
+        now, asked = clock.wall_clock(), session.asked
+        action = decide(session, self._setup.lifetimes, now, failed=failed, refresh=self._refresh)
+        if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
+            return not session.ended
+        if self._is_due and isinstance(action, Touch):
+            if self._untouched is not None:
+                untouched, self._untouched = self._untouched, None
+                raise untouched
+            if self._touched and not session.late:
+                return not session.ended
+        self._committed = anyio.Event()
+        try:
+            with anyio.CancelScope(shield=True):
+                kept = await self._commit_alone(session, action, now, asked)
+        finally:
+            self._committed.set()
+            self._committed = None
+        return kept
+
+    async def _commit_alone(self, session: Session, action: Action, now: int, asked: int) -> bool:
+        if isinstance(action, Create) and session.late:
+            logger.warning(
+                "the response has started, so a new session cannot be given to the browser: it is not stored"
+            )
+            if action.replaces is not None:
+                await commit(self._setup.store, session, Delete(action.replaces), asked=asked)
+            session.ended = True
+            return False
+        if isinstance(action, Rotate) and session.late:
+            logger.warning(
+                "the response has started, so the browser cannot be given a new id: the session keeps its own"
+            )
+            changes = replace(action.changes, owner=None)
+            action = Update(action.record, changes) if not changes.is_touch else Nothing()
+            if isinstance(action, Nothing):
+                return True
+        bound = session.new_owner is not None
+        if not await commit(self._setup.store, session, action, asked=asked):
+            self._set_cookie = None  # Not even one that an earlier save of this request was to send.
+            return False
+        self._refresh = False
+        if bound:
+            await self._limit_owner(session.record)
+        secure = self._is_secure
+        if session.record is None:
+            self._set_cookie = self._setup.cookie.expire(secure=secure)
+        else:
+            max_age = self._setup.lifetimes.cookie_max_age(session.record, now)
+            self._set_cookie = self._setup.cookie.issue(
+                session.record.id, session.stored_version, max_age=max_age, secure=secure
+            )
+        return True
+
+    async def _limit_owner(self, record: Record | None) -> None:
+        """End the owner's oldest sessions, if there are too many now. The login itself has succeeded already."""
+        owners, maximum = self._setup.owners, self._setup.max_sessions_per_owner
+        if maximum is None or record is None or owners is None:
+            return
+        try:
+            await limit_owner(owners, self._setup.store, record, maximum)
+        except _OUTAGE as error:
+            logger.error("an owner's sessions could not be counted, and may be more than %d: %s", maximum, error)
+
+    async def _finish(self, session: Session, *, failed: bool) -> None:
+        """Save what changed after the response had started, or, if none ever did, honour a logout."""
+        try:
+            await self._commit(session, failed=failed or self._refused or not session.late)
+        except _OUTAGE as error:
+            # Nobody is left to be told: the response is on its way, or is an error already.
+            logger.error("a session could not be saved after its response had started, or failed: %s", error)
+
+    async def _refuse(self, what: str, error: SessionError) -> None:
+        """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
+        logger.error("a session could not be %s: %s", what, error)
+        self._refused = True
+        if self._session is not None:
+            self._session.late = True
+        await refuse(self._scope, self._receive, self._send)
+
+
+def _from_any_thread(callback: Callable[[], None]) -> Callable[[], None]:
+    """Return what makes the callback in this thread's event loop, and waits for nothing."""
+    here = threading.get_ident()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # Trio's: what other threads use, is touched when it is committed.
+        loop = None
+
+    def call() -> None:
+        if threading.get_ident() == here:
+            callback()
+        elif loop is not None:
+            with contextlib.suppress(RuntimeError):  # It is closed.
+                loop.call_soon_threadsafe(callback)
+
+    return call
+
+
+async def _gone() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _gone_websocket() -> Message:
+    return {"type": "websocket.disconnect"}
+
+
+_GONE = {"http": _gone, "websocket": _gone_websocket}
+
+
+async def _ignored(_: Message) -> None:
+    pass

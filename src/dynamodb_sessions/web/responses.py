@@ -1,0 +1,38 @@
+"""What a client is told: a response that sets the cookie, or varies by it, and one that says to come back later."""
+
+from collections.abc import Sequence
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Receive, Scope, Send
+
+_RETRY_AFTER = "5"
+_TRY_AGAIN_LATER = 1013
+
+
+def add_headers(message: Message, *, vary: bool, cookies: Sequence[str]) -> None:
+    """Add what a session wants to the headers that a message starts a response with.
+
+    `vary`: the response depends on the cookie. A response that sets one is not to be stored, unless the app says how.
+    """
+    headers = message["headers"] = list(message.get("headers", ()))
+    names = [name.lower() for name, _ in headers]
+    if vary:
+        if b"vary" in names:
+            MutableHeaders(raw=headers).add_vary_header("Cookie")
+        else:
+            headers.append((b"vary", b"Cookie"))
+    if cookies:
+        headers.extend([(b"set-cookie", value.encode("latin-1")) for value in cookies])
+        if b"cache-control" not in names:
+            headers.append((b"cache-control", b"no-store"))
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer that the client is to come back later: 503, or the end of a websocket with 1013."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "Try again later"})
+        return
+    from starlette.responses import PlainTextResponse  # noqa: PLC0415 - rarely wanted, and slow to import
+
+    response = PlainTextResponse("Service Unavailable", 503, {"Retry-After": _RETRY_AFTER, "Cache-Control": "no-store"})
+    await response(scope, receive, send)

@@ -1,0 +1,473 @@
+"""Conversations: on DynamoDB Local, by both transports, but for what only moto is asked."""
+
+import asyncio
+import itertools
+import json
+import logging
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from agents import Agent, RunConfig, Runner
+from agents.memory import Session, SessionSettings
+
+from dynamodb_sessions import (
+    ConfigurationError,
+    DynamoDBStore,
+    SessionError,
+    SessionTooLarge,
+    StoreUnavailable,
+    UnserializableValue,
+    agents,
+    open_session,
+)
+from dynamodb_sessions.agents import Conversation, DynamoDBConversation
+from dynamodb_sessions.stores import table_schema
+from examples.agent_chat.scripted import ScriptedModel
+from tests.conftest import Clock
+from tests.helpers.proxy import How, Proxy, Step
+
+pytestmark = pytest.mark.anyio
+
+PROJECT = Path(__file__).parent.parent.parent
+Converse = Callable[..., DynamoDBConversation]
+
+
+@pytest.fixture(params=["local", "async"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def client(endpoint_url: str, table_name: str) -> Any:
+    made = boto3.client("dynamodb", endpoint_url=endpoint_url, region_name="us-east-1")
+    table_schema.create(made, table_name, conversations=True)
+    return made
+
+
+@pytest.fixture
+def converse(engine: str, client: Any, table_name: str) -> Converse:
+    def converse(session_id: str = "chat", **options: Any) -> DynamoDBConversation:
+        options.setdefault("endpoint_url", client.meta.endpoint_url)
+        options.setdefault("client", "async" if engine == "async" else None)
+        return DynamoDBConversation(session_id, table_name, **options)
+
+    return converse
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    stopped = Clock(1_800_000_000)
+    monkeypatch.setattr(agents, "wall_clock", stopped)
+    return stopped
+
+
+@pytest.fixture
+def items(client: Any, table_name: str) -> Callable[[], list[dict[str, Any]]]:
+    def scan() -> list[dict[str, Any]]:
+        pages = client.get_paginator("scan").paginate(TableName=table_name, ConsistentRead=True)
+        return [item for page in pages for item in page["Items"]]
+
+    return scan
+
+
+def said(text: str, role: str = "user") -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+async def test_it_is_a_session_of_the_sdk(converse: Converse) -> None:
+    conversation = converse()
+    assert isinstance(conversation, Session)
+    assert await conversation.get_items() == []
+    assert await conversation.pop_item() is None
+    await conversation.add_items([])
+    await conversation.add_items([said("one"), said("two", "assistant")])
+    await conversation.add_items([said("three")])
+    assert await conversation.get_items() == [said("one"), said("two", "assistant"), said("three")]
+    assert await conversation.get_items(2) == [said("two", "assistant"), said("three")]
+    assert await conversation.get_items(0) == []
+    assert await conversation.pop_item() == said("three")
+    assert await converse("another").get_items() == []
+    await conversation.clear_session()
+    assert await conversation.get_items() == []
+    await conversation.add_items([said("again")])
+    assert await conversation.get_items() == [said("again")]
+
+
+async def test_messages_come_back_exactly_as_they_went(converse: Converse) -> None:
+    message = {
+        "type": "message",
+        "content": [{"text": "", "logprobs": [0.1, -1e-300, 1.0], "n": None, "big": 2**70, "ok": True, "empty": {}}],
+        "ü": "😀" * 2000,
+    }
+    await converse().add_items([message])
+    assert await converse().get_items() == [message]
+
+
+async def test_settings_limit_what_is_got(converse: Converse) -> None:
+    conversation = converse(session_settings=SessionSettings(limit=2))
+    await conversation.add_items([said(str(number)) for number in range(5)])
+    assert await conversation.get_items() == [said("3"), said("4")]
+    assert len(await conversation.get_items(limit=4)) == 4
+
+
+async def test_a_runner_remembers(converse: Converse) -> None:
+    agent = Agent(name="scripted", model=ScriptedModel())
+    quiet = RunConfig(tracing_disabled=True)
+    first = await Runner.run(agent, "My name is Ada.", session=converse(), run_config=quiet)
+    second = await Runner.run(agent, "What was that?", session=converse(), run_config=quiet)
+    assert "My name is Ada." in second.final_output
+    assert first.final_output != second.final_output
+    assert [item["role"] for item in await converse().get_items()] == ["user", "assistant"] * 2
+
+
+TURN = """
+import asyncio, sys
+from agents import Agent, RunConfig, Runner
+from dynamodb_sessions.agents import DynamoDBConversation
+from examples.agent_chat.scripted import ScriptedModel
+
+url, table_name, text = sys.argv[1:]
+conversation = DynamoDBConversation("chat", table_name, endpoint_url=url)
+agent = Agent(name="scripted", model=ScriptedModel())
+run = Runner.run(agent, text, session=conversation, run_config=RunConfig(tracing_disabled=True))
+print(asyncio.run(run).final_output)
+"""
+
+
+@pytest.mark.parametrize("engine", ["local"], indirect=True)
+@pytest.mark.usefixtures("client")
+def test_another_process_remembers(endpoint_url: str, table_name: str) -> None:
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", TURN, endpoint_url, table_name, text],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=PROJECT,
+        ).stdout
+        for text in ("My name is Ada.", "And my cat is Bob.", "What was that?")
+    ]
+    assert "My name is Ada." in answers[1]
+    assert "My name is Ada." in answers[2]
+    assert "And my cat is Bob." in answers[2]
+
+
+async def test_turns_at_once_neither_collide_nor_mix(converse: Converse) -> None:
+    async def write(who: int) -> None:
+        for turn in range(50):
+            await converse().add_items([{"who": who, "turn": turn, "part": part} for part in range(3)])
+
+    await asyncio.gather(*map(write, range(8)))
+    got = await converse().get_items()
+    assert len(got) == 1200
+    turns = [got[start : start + 3] for start in range(0, 1200, 3)]
+    assert all([item["part"] for item in turn] == [0, 1, 2] for turn in turns)
+    assert all(len({(item["who"], item["turn"]) for item in turn}) == 1 for turn in turns)
+    for who in range(8):
+        assert [turn[0]["turn"] for turn in turns if turn[0]["who"] == who] == [*range(50)]
+
+
+async def test_each_message_is_popped_once(converse: Converse) -> None:
+    await converse().add_items([{"n": number} for number in range(400)])
+    popped: list[int] = []
+
+    async def pop() -> None:
+        conversation = converse()
+        while (item := await conversation.pop_item()) is not None:
+            popped.append(item["n"])
+
+    await asyncio.gather(*(pop() for _ in range(8)))
+    assert Counter(popped) == Counter(range(400))
+
+
+async def test_a_lost_reply_is_no_second_message_and_no_lost_one(converse: Converse, endpoint_url: str) -> None:
+    proxy = Proxy(endpoint_url)
+    conversation = converse(endpoint_url=proxy.url)
+    try:
+        for operation, add in (("PutItem", 1), ("TransactWriteItems", 3), ("UpdateItem", 2)):
+            proxy.play(operation, [Step(How.DROPPED)])
+            await conversation.add_items([said(f"{operation} {number}") for number in range(add)])
+        assert len(await conversation.get_items()) == 6
+        proxy.play("TransactWriteItems", [Step(How.DROPPED)])
+        assert await conversation.pop_item() == said("UpdateItem 1")
+        assert await conversation.pop_item() == said("UpdateItem 0")
+        assert len(await conversation.get_items()) == 4
+        proxy.heal()
+        proxy.play("*", rest=Step(How.ANOTHER, applied=False))
+        with pytest.raises(StoreUnavailable):
+            await conversation.add_items([said("never")])
+        with pytest.raises(StoreUnavailable):
+            await conversation.get_items()
+    finally:
+        proxy.close()
+    assert len(await converse().get_items()) == 4
+
+
+async def test_a_batch_is_whole_or_absent(converse: Converse, items: Callable[[], Any], endpoint_url: str) -> None:
+    proxy = Proxy(endpoint_url)
+    conversation = converse(endpoint_url=proxy.url)
+    try:
+        proxy.play("TransactWriteItems", rest=Step(How.ANOTHER, applied=False))
+        with pytest.raises(StoreUnavailable):
+            await conversation.add_items([said(str(number)) for number in range(100)])
+    finally:
+        proxy.close()
+    assert await converse().get_items() == []
+    assert [item["position"] for item in items()] == [{"N": "0"}]
+
+
+async def test_more_than_a_transaction_takes_stays_in_order_and_together(converse: Converse) -> None:
+    large = [{"n": number, "text": uuid.uuid4().hex * 3000} for number in range(60)]  # 5.8 MB that barely compresses.
+    small = [{"n": number} for number in range(250)]
+    await asyncio.gather(converse().add_items(small), converse().add_items(large))
+    got = await converse().get_items()
+    groups = [[*group] for _, group in itertools.groupby(got, key=lambda item: "text" in item)]
+    assert sorted(groups, key=len) == [large, small]
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({"data": b"x"}, UnserializableValue),
+        ({1: 2}, UnserializableValue),
+        ({"text": "".join(chr(0x4E00 + number % 20_000) for number in range(900_000))}, SessionTooLarge),
+    ],
+    ids=["bytes", "key", "large"],
+)
+async def test_what_cannot_be_kept_is_named_and_nothing_is(
+    message: Any, error: type[Exception], converse: Converse, items: Callable[[], Any]
+) -> None:
+    with pytest.raises(error, match=r"items\[1\]"):
+        await converse().add_items([said("fine"), message])
+    assert items() == []
+
+
+async def test_ten_thousand_messages_are_cleared(converse: Converse, items: Callable[[], Any]) -> None:
+    conversation = converse(owner="acme/alice")
+    await conversation.add_items([{"n": number} for number in range(10_000)])
+    await converse("another").add_items([said("stays")])
+    await conversation.clear_session()
+    assert {item["session_id"]["S"] for item in items()} == {"another"}
+    await conversation.clear_session()
+
+
+async def test_what_is_added_while_it_is_cleared_stays(converse: Converse, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = converse()
+    await conversation.add_items([said(str(number)) for number in range(60)])
+    delete = conversation._delete
+    turns = itertools.count()
+
+    async def add_and_delete(keys: list[dict[str, Any]]) -> None:
+        await converse().add_items([said(f"late {next(turns)}")])
+        await delete(keys)
+
+    monkeypatch.setattr(conversation, "_delete", add_and_delete)
+    await conversation.clear_session()
+    assert await converse().get_items() == [said("late 0"), said("late 1"), said("late 2")]
+
+
+async def test_messages_expire_one_by_one(converse: Converse, now: Clock) -> None:
+    conversation = converse(ttl_seconds=100, owner="acme/alice")
+    await conversation.add_items([said("old")])
+    now.now += 60
+    await conversation.add_items([said("new")])
+    now.now += 40
+    assert await conversation.get_items() == [said("new")]
+    assert await conversation.get_items(5) == [said("new")]
+    now.now += 59
+    assert await conversation.pop_item() == said("new")
+    assert await conversation.pop_item() is None
+    assert [found async for found in listed(converse, "acme/alice")] == [
+        Conversation("chat", now.now - 159, now.now - 99)
+    ]
+    now.now += 1
+    assert [found async for found in listed(converse, "acme/alice")] == []
+
+
+async def test_a_page_of_expired_ones_does_not_hide_the_rest(converse: Converse, now: Clock) -> None:
+    await converse().add_items([said("for ever")])
+    await converse(ttl_seconds=10).add_items([said(str(number)) for number in range(30)])
+    now.now += 10
+    assert await converse().get_items(5) == [said("for ever")]
+    assert await converse().pop_item() == said("for ever")
+
+
+async def listed(converse: Converse, owner: str) -> AsyncIterator[Conversation]:
+    place = converse()._calls
+    url = place.client.meta.endpoint_url
+    async for found in DynamoDBConversation.of_owner(owner, place.table_name, endpoint_url=url):
+        yield found
+
+
+async def test_an_owners_conversations_are_listed_the_newest_first(converse: Converse, now: Clock) -> None:
+    for name in ("first", "second", "third"):
+        now.now += 1
+        await converse(name, owner="acme/alice").add_items([said("x")] * 3)
+    await converse("first", owner="acme/alice").add_items([said("x")])
+    await converse("hers", owner="acme/bob").add_items([said("x")])
+    await converse("nobodys").add_items([said("x")])
+    found = [each async for each in listed(converse, "acme/alice")]
+    assert [each.session_id for each in found] == ["third", "second", "first"]
+    assert found[-1] == Conversation("first", now.now - 2, now.now)
+    await converse("second").clear_session()
+    assert [each.session_id async for each in listed(converse, "acme/alice")] == ["third", "first"]
+
+
+async def test_what_has_become_somebody_elses_is_not_listed(converse: Converse, now: Clock) -> None:
+    """The index may be behind; here, it was read before."""
+    for name in ("first", "second"):
+        now.now += 1
+        await converse(name, owner="acme/alice").add_items([said("mine")])
+    found = []
+    async for each in listed(converse, "acme/alice"):
+        found.append(each.session_id)
+        await converse("first").clear_session()
+        await converse("first", owner="acme/bob").add_items([said("his")])
+    assert found == ["second"]
+
+
+@pytest.mark.parametrize("owner", ["", None, "x" * 1025])
+async def test_who_can_own_none_has_none(converse: Converse, owner: Any) -> None:
+    assert [found async for found in listed(converse, owner)] == []
+
+
+async def test_nobody_adds_to_anothers_conversation(converse: Converse) -> None:
+    await converse(owner="acme/alice").add_items([said("mine")])
+    with pytest.raises(SessionError, match="belongs to somebody else") as caught:
+        await converse(owner="acme/bob").add_items([said("not mine")])
+    assert "chat" not in str(caught.value)
+    await converse().add_items([said("by the app")])
+    assert len(await converse().get_items()) == 2
+
+
+async def test_messages_are_paged(converse: Converse, now: Clock) -> None:
+    for number in range(5):
+        now.now += 1
+        await converse().add_items([said(str(number))])
+    first = [message async for message in converse().messages(limit=3)]
+    rest = [message async for message in converse().messages(after=first[-1].position)]
+    assert [message.item["content"] for message in first + rest] == ["0", "1", "2", "3", "4"]
+    assert [message.created_at for message in first + rest] == [now.now - 4 + number for number in range(5)]
+
+
+async def test_what_cannot_be_read_is_left_out_with_a_warning(
+    converse: Converse, client: Any, table_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await converse().add_items([said("one")])
+    for position, message in enumerate([{"S": "{"}, {"N": "1"}, {"B": b"no zlib"}], 2**60):
+        key = {"session_id": {"S": "chat"}, "position": {"N": str(position)}}
+        client.put_item(TableName=table_name, Item={**key, "message": message, "created_at": {"N": "1"}})
+    with caplog.at_level(logging.WARNING):
+        assert await converse().get_items() == [said("one")]
+    assert caplog.text.count("cannot be read") == 3
+    assert "chat" not in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["local"], indirect=True)
+async def test_the_latest_cost_the_same_however_long_the_history(converse: Converse) -> None:
+    """2 MB and 5,000 messages: what is read is what is wanted, by DynamoDB's own count."""
+    client = converse()._calls.client
+    used: list[float] = []
+    client.meta.events.register(
+        "provide-client-params.dynamodb.Query", lambda params, **_: params | {"ReturnConsumedCapacity": "TOTAL"}
+    )
+    client.meta.events.register(
+        "after-call.dynamodb.Query", lambda parsed, **_: used.append(parsed["ConsumedCapacity"]["CapacityUnits"])
+    )
+    text = "".join(chr(33 + number % 90) for number in range(380))
+    costs: list[float] = []
+    for length, more in ((100, 100), (5000, 4900)):
+        await converse().add_items([{"n": number, "text": text} for number in range(more)])
+        used.clear()
+        got = await converse().get_items(limit=20)
+        assert [item["n"] for item in got] == [*range(more - 20, more)]
+        costs.append(sum(used))
+        used.clear()
+        assert len(await converse().get_items()) == length
+        assert sum(used) > 3 * costs[-1]
+    assert costs[0] == costs[1] <= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"session_id": ""}, "id"),
+        ({"session_id": 1}, "id"),
+        ({"session_id": "x" * 2049}, "id"),
+        ({"owner": ""}, "owner"),
+        ({"ttl_seconds": 0}, "ttl_seconds"),
+        ({"ttl_seconds": 1.5}, "ttl_seconds"),
+        ({"table_name": "a b"}, "table_name"),
+        ({"client": "asink"}, "client"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        DynamoDBConversation(**({"session_id": "chat"} | options))
+
+
+async def test_the_table_is_made_on_first_use(moto_url: str, table_name: str) -> None:
+    conversation = DynamoDBConversation("chat", table_name, endpoint_url=moto_url, create_table=True)
+    await conversation.add_items([said("one")])
+    assert await conversation.get_items() == [said("one")]
+    with pytest.raises(ConfigurationError, match="ResourceNotFoundException"):
+        await DynamoDBConversation("chat", "no-such-table", endpoint_url=moto_url).get_items()
+
+
+def test_without_the_sdk_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['agents'] = None; import dynamodb_sessions.agents"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'dynamodb-sessions[agents]'" in done.stderr.splitlines()[-1]
+
+
+async def test_state_is_kept_by_thread_and_comes_back_exactly(moto_url: str, table_name: str, clock: Clock) -> None:
+    """The recipe of checkpoints: save, load, delete, list."""
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True)
+    state = {"step": 3, "score": 0.1, "whole": 1.0, "none": None, "empty": "", "nested": [{"a": [1, {"b": -1e-300}]}]}
+    async with open_session(store, "thread/ü 1", max_age=30 * 86400) as checkpoint:
+        checkpoint.update(state)
+    async with open_session(store, "thread/ü 1", max_age=30 * 86400) as checkpoint:
+        assert dict(checkpoint) == state
+        assert isinstance(checkpoint["whole"], float)
+        assert isinstance(checkpoint["step"], int)
+    for number in range(30):
+        async with open_session(store, f"thread/{number}", max_age=30 * 86400) as checkpoint:
+            checkpoint["blob"] = json.dumps([number] * 20_000)
+    assert len([record async for record in store.scan(now=clock.now)]) == 31
+    await store.delete("thread/ü 1")
+    async with open_session(store, "thread/ü 1") as checkpoint:
+        assert dict(checkpoint) == {}
+    clock.now += 30 * 86400
+    assert [record async for record in store.scan(now=clock.now)] == []
+
+
+async def test_a_message_that_could_not_be_read_again_is_not_stored_however_small_it_is_compressed(
+    converse: Converse,
+) -> None:
+    conversation = converse()
+    await conversation.add_items([said("hello")])
+    with pytest.raises(SessionTooLarge, match=r"items\[1\]"):
+        await conversation.add_items([said("before"), said("x" * 500_000)])
+    await conversation.add_items([said("x" * 400_000)])
+    assert [len(message["content"]) for message in await conversation.get_items()] == [5, 400_000]
+
+
+@pytest.mark.parametrize("longer", [None, 1000])
+async def test_a_conversation_lives_as_long_as_its_longest_message(
+    converse: Converse, longer: int | None, now: Clock
+) -> None:
+    await converse(ttl_seconds=longer, owner="alice").add_items([said("stays")])
+    await converse(ttl_seconds=60, owner="alice").add_items([said("goes")])
+    now.now += 100
+    assert await converse(owner="alice").get_items() == [said("stays")]
+    with pytest.raises(SessionError, match="somebody else"):
+        await converse(ttl_seconds=60, owner="bob").add_items([said("mine")])
+    assert [found.session_id async for found in listed(converse, "alice")] == ["chat"]

@@ -1,0 +1,7 @@
+"""Parts of aiodynamo clients."""
+
+from aiodynamo.http.types import Request, Response
+
+
+async def never(_: Request) -> Response:
+    raise AssertionError

@@ -1,0 +1,657 @@
+"""The obvious model of sessions: a dict of them, and requests that take turns at it.
+
+`World` is that model. It is written from what the README promises, in plain Python, and shares no code with the
+package. `ask` sends a real request through the middleware; `Turns` lets several take turns at the store, call by call,
+so that the model can be told the same order.
+"""
+
+import asyncio
+import copy
+import itertools
+import json
+import math
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, Session, StoreUnavailable
+from dynamodb_sessions.stores.contract import SessionStore
+from tests.conftest import KEY
+
+MAX_AGE = 1000
+
+Act = tuple[Any, ...]
+Script = Sequence[Act]
+Name = str | int
+"""A session id: the real one, or the model's number for it."""
+
+EXPIRED = "expired"
+
+
+class BrokenError(Exception):
+    """What a handler raises."""
+
+
+class OutageError(Exception):
+    """The model's store does not answer."""
+
+
+@dataclass
+class Kept:
+    """A session as it is stored, its values as JSON."""
+
+    data: dict[str, str]
+    created_at: int
+    expires_at: int
+    version: int = 1
+    owner: str | None = None
+    max_age: int | None = None
+
+
+@dataclass
+class Answer:
+    """What came of a request."""
+
+    status: int = 0
+    cookie: tuple[Name, int, int] | str | None = None
+    """Id, version and Max-Age of the cookie that was set; or that it was expired."""
+    session: dict[str, Any] | None = None
+    """As the handler left it; None: it did not run."""
+    broke: bool = False
+    """Whether an exception reached the server."""
+    raw: str | None = None
+    """The cookie as the browser sends it back."""
+
+
+# What both a real session and the model's dict can be asked to do.
+
+
+def alter(data: dict[str, Any], act: Act) -> None:
+    match act:
+        case ("set", key, value):
+            data[key] = copy.deepcopy(value)
+        case ("delete", key):
+            data.pop(key, None)
+        case ("nest", key, value):
+            if not isinstance(data.get(key), list):
+                data[key] = []
+            data[key].append({"deep": copy.deepcopy(value)})
+        case ("read",):
+            data.get("anything")
+        case ("nothing",):
+            pass
+        case _:
+            raise NotImplementedError(act)
+
+
+# The real thing.
+
+
+async def perform(scope: Scope, _receive: Receive, send: Send) -> None:
+    """The app: it does what the scope's script says."""
+    session: Session = scope["session"]
+    status, started = 200, False
+    try:
+        for act in scope["script"]:
+            match act:
+                case ("status", int(status)):
+                    pass
+                case ("start",):
+                    await send({"type": "http.response.start", "status": status, "headers": []})
+                    started = True
+                case ("raise",):
+                    raise BrokenError
+                case ("save",):
+                    await session.save()
+                case _:
+                    request_of(session, act)
+    finally:
+        scope["answer"].session = copy.deepcopy(dict(dict.items(session)))
+    if not started:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def request_of(session: Session, act: Act) -> None:
+    match act:
+        case ("rotate",):
+            session.regenerate()
+        case ("bind", owner):
+            session.bind(owner)
+        case ("max_age", seconds):
+            session.set_max_age(seconds)
+        case ("clear",):
+            session.clear()
+        case _:
+            alter(session, act)
+
+
+def an_app(store: Any, **options: Any) -> DynamoDBSessionMiddleware:
+    return DynamoDBSessionMiddleware(perform, KEY, store=store, **{"max_age": MAX_AGE, "fallback": "error", **options})
+
+
+def read_cookie(header: str, answer: Answer) -> None:
+    pair, *attributes = header.split("; ")
+    seconds = int(next(one for one in attributes if one.startswith("Max-Age=")).partition("=")[2])
+    if seconds == 0:
+        answer.cookie = EXPIRED
+    else:
+        name, version, _ = pair.removeprefix("session_id=").split(".")
+        answer.cookie, answer.raw = (name, int(version), seconds), pair
+
+
+async def ask(
+    app: ASGIApp, script: Script, cookie: str | None = None, *, started: Callable[[Answer], None] = lambda _: None
+) -> Answer:
+    """Send a request, and call `started` when its response starts."""
+    answer = Answer()
+    headers = [] if cookie is None else [(b"cookie", cookie.encode())]
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "method": "GET",
+        "scheme": "http",
+        "path": "/",
+        "headers": headers,
+        "script": script,
+        "answer": answer,
+    }
+
+    async def receive() -> Message:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            answer.status = message["status"]
+            for name, value in message["headers"]:
+                if name.lower() == b"set-cookie":
+                    assert answer.cookie is None, "two cookies"
+                    read_cookie(value.decode(), answer)
+            started(answer)
+
+    try:
+        await app(scope, receive, send)
+    except (BrokenError, StoreUnavailable):
+        answer.broke = True
+    return answer
+
+
+def kept_in_memory(store: MemoryStore, now: int) -> dict[str, Kept]:
+    return {
+        record.id: Kept(
+            dict(record.data), record.created_at, record.expires_at, record.version, record.owner, record.max_age
+        )
+        for record, _ in store._records.values()
+        if record.expires_at > now
+    }
+
+
+def kept_in_table(client: Any, table_name: str, now: int) -> dict[str, Kept]:
+    items = client.scan(TableName=table_name, ConsistentRead=True)["Items"]
+    return {
+        item["session_id"]["S"]: Kept(
+            {key: value["S"] for key, value in item["user_data"]["M"].items()},
+            int(item["created_at"]["N"]),
+            int(item["ttl"]["N"]),
+            int(item["version"]["N"]),
+            item.get("owner", {}).get("S"),
+            int(item["max_age"]["N"]) if "max_age" in item else None,
+        )
+        for item in items
+        if int(item["ttl"]["N"]) > now
+    }
+
+
+_who: ContextVar[int] = ContextVar("who")
+
+
+class Turns:
+    """Lets one request through at a time, as `choose` says, and only when every other one waits or has ended."""
+
+    def __init__(self, choose: Callable[[list[int]], int]) -> None:
+        self.order: list[int] = []
+        """Whose store call has ended, one after the other: what the model is told."""
+        self._choose = choose
+        self._waiting: dict[int, asyncio.Event] = {}
+        self._busy = 0
+        self._all_wait = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Wait for one's turn."""
+        who = _who.get(None)
+        if who is None:
+            return
+        mine = self._waiting[who] = asyncio.Event()
+        self._rest()
+        await mine.wait()
+
+    def done(self) -> None:
+        """Note that a store call has ended."""
+        who = _who.get(None)
+        if who is not None:
+            self.order.append(who)
+
+    async def run(self, requests: Sequence[Callable[[], Awaitable[Answer]]]) -> list[Answer]:
+        self._busy = len(requests)
+
+        async def one(number: int, request: Callable[[], Awaitable[Answer]]) -> Answer:
+            _who.set(number)
+            try:
+                return await request()
+            finally:
+                self._rest()
+
+        tasks = [asyncio.create_task(one(number, request)) for number, request in enumerate(requests)]
+        while True:
+            await self._all_wait.wait()
+            self._all_wait.clear()
+            if not self._waiting:
+                break
+            number = self._choose(sorted(self._waiting))
+            self._busy += 1
+            self._waiting.pop(number).set()
+        return [await task for task in tasks]
+
+    def _rest(self) -> None:
+        self._busy -= 1
+        if not self._busy:
+            self._all_wait.set()
+
+
+class InTurns:
+    """A store whose calls take turns, or only tell when they have ended."""
+
+    def __init__(self, store: SessionStore, turns: Turns, *, waits: bool = True) -> None:
+        for name in ("load", "create", "update", "rotate", "delete"):
+            setattr(self, name, self._in_turn(getattr(store, name), turns, waits=waits))
+
+    @staticmethod
+    def _in_turn(method: Callable[..., Awaitable[Any]], turns: Turns, *, waits: bool) -> Callable[..., Awaitable[Any]]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if waits:
+                await turns.wait()
+            result = await method(*args, **kwargs)
+            turns.done()
+            return result
+
+        return call
+
+
+# The model.
+
+
+def as_json(data: dict[str, Any]) -> dict[str, str]:
+    return {key: json.dumps(value, ensure_ascii=False, separators=(",", ":")) for key, value in data.items()}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A store call that a request waits for, and what it does. A `write` can fail otherwise than a `load`."""
+
+    kind: str
+    effect: Callable[[], Any]
+
+
+Steps = Generator[Call, Any, Answer]
+Part = Generator[Call, Any, bool]
+
+
+class World:
+    """All the sessions there are, and the time.
+
+    `forgets`: an expired session is removed as soon as it is seen. `touch_tells`: a touch learns the version.
+    """
+
+    def __init__(
+        self,
+        now: int,
+        *,
+        forgets: bool = True,
+        touch_tells: bool = True,
+        absolute_max_age: int | None = None,
+        touch_after: int | None = None,
+    ) -> None:
+        self.now = now
+        self.forgets = forgets
+        self.touch_tells = touch_tells
+        self.absolute_max_age = absolute_max_age
+        self.touch_after = touch_after
+        self.kept: dict[int, Kept] = {}
+        self.jar: int | None = None
+        """Whose cookie the browser holds."""
+        self._numbers = itertools.count()
+
+    def new_name(self) -> int:
+        return next(self._numbers)
+
+    def find(self, name: int, now: int) -> Kept | None:
+        kept = self.kept.get(name)
+        if kept is not None and kept.expires_at <= now:
+            if self.forgets:
+                del self.kept[name]
+            return None
+        return kept
+
+    def living(self) -> dict[int, Kept]:
+        return {name: kept for name, kept in self.kept.items() if kept.expires_at > self.now}
+
+    def expires_at(self, created_at: int, max_age: int | None) -> int:
+        idle = self.now + (max_age or MAX_AGE)
+        return idle if self.absolute_max_age is None else min(idle, created_at + self.absolute_max_age)
+
+    def revoke(self, name: int) -> Steps:
+        yield Call("write", lambda: self.kept.pop(name, None))
+        return Answer()
+
+    def grow_old(self, seconds: int) -> Steps:
+        yield Call("time", lambda: setattr(self, "now", self.now + seconds))
+        return Answer()
+
+    def request(self, script: Script, cookie: int | None) -> Steps:
+        return Request(self).run(script, cookie)
+
+    def request_of_the_browser(self, script: Script, first: int | None) -> Steps:
+        """A request that begins when it has its turn, with the given cookie or, with none, the browser's."""
+        yield Call("begin", lambda: None)
+        return (yield from Request(self).run(script, self.jar if first is None else first))
+
+
+class Request:
+    """One request as the README has it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.name: int | None = None
+        """What is named by the browser, or by us since."""
+        self.before: Kept | None = None
+        """What was stored when this request last looked, and what it has changed of it since."""
+        self.data: dict[str, Any] = {}
+        self.used = self.cleared = self.rotates = self.started = self.refused = self.gone = False
+        self.owner: str | None = None
+        self.max_age: int | None = None
+        self.told = 0
+        """The version that the last commit has heard of."""
+        self.status = 200
+        self.cookie: tuple[Name, int, int] | str | None = None
+        self.answer = Answer()
+
+    def run(self, script: Script, cookie: int | None) -> Steps:
+        if cookie is not None:
+            self.name, now = cookie, self.world.now
+            try:
+                self.before = copy.deepcopy((yield Call("load", lambda: self.world.find(cookie, now))))
+            except OutageError:
+                return Answer(503)
+            if self.before is not None:
+                self.data = {key: json.loads(value) for key, value in self.before.data.items()}
+        try:
+            yield from self._handle(script)
+        except (BrokenError, OutageError) as error:
+            yield from self._give_up()
+            if isinstance(error, OutageError) and not self.started:
+                self.answer.status = 503
+            else:
+                self.answer.broke = True
+        else:
+            if self.refused or self.status >= 500:
+                yield from self._give_up()
+            else:
+                yield from self._commit_late()
+        return self.answer
+
+    def _handle(self, script: Script) -> Part:
+        try:
+            for act in script:
+                yield from self._do(act)
+        finally:
+            self.answer.session = copy.deepcopy(self.data)
+        if not self.started and not self.refused:
+            yield from self._start()
+        return True
+
+    def _do(self, act: Act) -> Part:
+        self.used |= act[0] not in {"nothing", "status", "start", "raise", "save"}
+        match act:
+            case ("status", status):
+                self.status = status
+            case ("start",):
+                yield from self._start()
+            case ("raise",):
+                raise BrokenError
+            case ("save",):
+                yield from self._commit()
+            case ("rotate",):
+                self.rotates = True
+            case ("bind", owner):
+                self.rotates, self.owner = True, owner
+            case ("max_age", seconds):
+                self.max_age = seconds or 0
+            case ("clear",):
+                self.data.clear()
+                self.cleared, self.rotates, self.owner, self.max_age = True, False, None, None
+            case _:
+                alter(self.data, act)
+        return True
+
+    def _start(self) -> Part:
+        try:
+            if self.status >= 500:
+                yield from self._honour_logout()
+            else:
+                yield from self._commit()
+        except OutageError:
+            self.refused, self.answer.status = True, 503
+            return False
+        self.started, self.answer.status, self.answer.cookie = True, self.status, self.cookie
+        self.used = self.used and self.status >= 500  # For a touch, once will do.
+        if isinstance(self.cookie, tuple):
+            assert isinstance(self.cookie[0], int)
+            self.world.jar = self.cookie[0]
+        elif self.cookie == EXPIRED:
+            self.world.jar = None
+        return True
+
+    def _commit_late(self) -> Part:
+        try:
+            return (yield from self._commit())
+        except OutageError:
+            return False
+
+    def _give_up(self) -> Part:
+        try:
+            return (yield from self._honour_logout())
+        except OutageError:
+            return False
+
+    def _honour_logout(self) -> Part:
+        if self.cleared and self.name is not None:
+            yield from self._end()
+        return True
+
+    def _commit(self) -> Part:
+        if self.gone and not self.cleared:
+            return False
+        if self.before is None or self.cleared:
+            if not self.data and self.owner is None:
+                return (yield from self._honour_logout())
+            return (yield from self._begin_anew())
+        return (yield from self._change(self.before))
+
+    def _change(self, before: Kept) -> Part:  # noqa: C901 - the heart of it, in one piece
+        data = as_json(self.data)
+        change = {key: value for key, value in data.items() if before.data.get(key) != value}
+        removed = before.data.keys() - data.keys()
+        max_age = before.max_age if self.max_age is None else self.max_age or None
+        expires_at = self.world.expires_at(before.created_at, max_age)
+        owner, rotates = self.owner, self.rotates
+        emptied = removed and not data and owner is None
+        if rotates and self.started and not emptied:
+            # Nobody can be told a new id any more, so it keeps its own, and its owner.
+            owner, rotates = None, False
+            if not (change or removed or self.max_age is not None):
+                return True
+        changes = bool(change or removed or owner is not None or self.max_age is not None)
+        step = self.world.touch_after
+        if step is None:
+            step = math.ceil((max_age or MAX_AGE) / 10)
+        if not (changes or rotates) and not (self.used and expires_at - before.expires_at >= step):
+            return True
+        name, now, version = self.name, self.world.now, before.version
+        new_name = self.world.new_name() if rotates and not emptied else name
+        own_max_age, advance = self.max_age, changes or name != new_name
+        assert name is not None
+        assert new_name is not None
+
+        def write() -> Kept | None:
+            kept = self.world.find(name, now)
+            if kept is None:
+                return None
+            del self.world.kept[name]
+            self.world.kept[new_name] = Kept(
+                {key: value for key, value in kept.data.items() if key not in removed} | change,
+                kept.created_at,
+                expires_at,
+                kept.version + advance,
+                kept.owner if owner is None else owner,
+                kept.max_age if own_max_age is None else own_max_age or None,
+            )
+            return self.world.kept[new_name]
+
+        if emptied:
+
+            def end() -> bool:
+                kept = self.world.kept.get(name)
+                if kept is None or kept.version != version:
+                    return False
+                del self.world.kept[name]
+                return True
+
+            if (yield Call("write", end)):
+                self._settle(None, None)
+                return True
+            # Others have added to it meanwhile.
+        kept = yield Call("write", write)
+        if kept is None:
+            # What was noted before is the cookie of a dead session too.
+            self.gone, self.cookie = True, None
+            return False
+        told = kept.version if advance or self.world.touch_tells else max(version, self.told)
+        self._settle(new_name, replace(kept, data=data, version=version + advance), now, told)
+        return True
+
+    def _begin_anew(self) -> Part:
+        old = self.name if self.cleared or self.rotates else None
+        if self.started:
+            if old is not None:
+                yield Call("write", lambda: self.world.kept.pop(old, None))
+                self._settle(None, None)
+            self.gone = True
+            return False
+        name, now = self.world.new_name(), self.world.now
+        new = Kept(as_json(self.data), now, 0, 1, self.owner, self.max_age or None)
+        new.expires_at = self.world.expires_at(now, new.max_age)
+
+        def write() -> None:
+            self.world.kept[name] = copy.deepcopy(new)
+            if old is not None:
+                self.world.kept.pop(old, None)
+
+        yield Call("write", write)
+        self._settle(name, new, now)
+        return True
+
+    def _end(self) -> Part:
+        name = self.name
+        assert name is not None
+        yield Call("write", lambda: self.world.kept.pop(name, None))
+        self._settle(None, None)
+        return True
+
+    def _settle(self, name: int | None, kept: Kept | None, now: int = 0, version: int = 1) -> None:
+        self.name, self.before = name, copy.deepcopy(kept)
+        self.cleared = self.rotates = self.gone = False
+        self.owner = self.max_age = None
+        self.told = version
+        if kept is None or name is None:
+            self.cookie = EXPIRED
+        else:
+            self.cookie = (name, version, kept.expires_at - now)
+
+
+def play(steps: Steps, fault: Any = None) -> Answer:
+    """Let one request do all its calls, some of which may fail."""
+    try:
+        call = next(steps)
+        while True:
+            when = None if fault is None else fault.strikes(call.kind)
+            if when is None:
+                call = steps.send(call.effect())
+            else:
+                if when == "after":
+                    call.effect()
+                call = steps.throw(OutageError())
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
+
+
+def replay(requests: Sequence[Steps], order: Sequence[int | Callable[[], None]]) -> list[Answer]:
+    """Let the requests do their calls in the given order, between which other things may happen."""
+    answers: dict[int, Answer] = {}
+    calls: dict[int, Call] = {}
+
+    def advance(who: int, *sent: Any) -> None:
+        try:
+            calls[who] = requests[who].send(*sent)
+        except StopIteration as end:
+            answers[who] = end.value
+
+    for who in range(len(requests)):
+        advance(who, None)
+    for step in order:
+        if callable(step):
+            step()
+        else:
+            advance(step, calls.pop(step).effect())
+    assert not calls, "a request made fewer calls than it should"
+    return [answers[who] for who in range(len(requests))]
+
+
+def in_order(kept: Iterable[Kept]) -> list[str]:
+    return sorted(repr(replace(one, data=dict(sorted(one.data.items())))) for one in kept)
+
+
+class Dictionary:
+    """Which real id is which of the model's, learnt from the cookies."""
+
+    def __init__(self) -> None:
+        self.real: dict[int, str] = {}
+
+    def compare(self, expected: Answer, actual: Answer) -> None:
+        assert (expected.status, expected.broke) == (actual.status, actual.broke)
+        # A table does not keep the order of a session's keys, but that within a value.
+        assert (expected.session is None) == (actual.session is None)
+        assert as_json(expected.session or {}) == as_json(actual.session or {})
+        if not isinstance(expected.cookie, tuple):
+            assert expected.cookie == actual.cookie
+            return
+        assert isinstance(actual.cookie, tuple), f"{actual.cookie} instead of {expected.cookie}"
+        assert expected.cookie[1:] == actual.cookie[1:]
+        number, name = expected.cookie[0], actual.cookie[0]
+        assert isinstance(number, int)
+        assert isinstance(name, str)
+        assert (number in self.real) == (name in self.real.values())
+        assert self.real.setdefault(number, name) == name
+
+    def compare_all(self, world: World, stored: dict[str, Kept]) -> None:
+        """Whether all that is stored is what should be: of sessions whose cookie was never sent, the id is unknown."""
+        living, left = world.living(), dict(stored)
+        assert {self.real[number]: living.pop(number) for number in tuple(living) if number in self.real} == {
+            name: left.pop(name) for name in stored if name in self.real.values()
+        }
+        assert in_order(living.values()) == in_order(left.values())

@@ -1,0 +1,169 @@
+import hashlib
+import tracemalloc
+from typing import Any
+
+import pytest
+from itsdangerous import Signer
+
+from dynamodb_sessions import ConfigurationError
+from dynamodb_sessions.identifiers import new_id
+from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
+
+OLD, NEW = "an-older-key-of-more-than-thirty-two-bytes", "the-newest-key-of-more-than-thirty-two-bytes"
+BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def a_cookie(*keys: str, **options: Any) -> SessionCookie:
+    given = {
+        "name": "session_id",
+        "path": "/",
+        "same_site": "lax",
+        "https_only": None,
+        "domain": None,
+        "partitioned": False,
+    }
+    return SessionCookie(keys or (NEW,), **given | options)
+
+
+def value_of(set_cookie: str) -> str:
+    return set_cookie.partition("=")[2].partition(";")[0]
+
+
+def read(cookie: SessionCookie, *headers: str) -> list[CookiePayload]:
+    return list(cookie.read([(b"cookie", header.encode("latin-1")) for header in headers]))
+
+
+def test_what_was_issued_is_read() -> None:
+    cookie, name = a_cookie(), new_id()
+    value = value_of(cookie.issue(name, 7, max_age=60, secure=False))
+    assert [CookiePayload(name, 7)] == read(cookie, f"other=1; session_id={value}; more=2")
+
+
+def test_it_is_read_wherever_it_stands_and_however_often() -> None:
+    cookie, name = a_cookie(), new_id()
+    ours = cookie.issue(name, 7, max_age=60, secure=False).partition(";")[0]
+    for headers in (
+        (ours,),
+        (f"other=1;{ours}",),
+        ("other=1", ours, "session_id=forged"),
+        (f"a={'x' * 9000}; {ours}; b={'y' * 9000}",),
+    ):
+        for _ in range(2):
+            assert [CookiePayload(name, 7)] == read(cookie, *headers)
+    assert read(cookie, "session_id=forged", "other=1") == []
+
+
+def test_large_cookies_are_not_kept() -> None:
+    cookie = a_cookie()
+    tracemalloc.start()
+    for number in range(100):
+        read(cookie, f"session_id={number}; a={'x' * 50_000}")
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000
+
+
+def test_attributes_are_the_same_for_issuing_and_expiring() -> None:
+    cookie = a_cookie(path="/app", domain="example.com", same_site="none", partitioned=True, https_only=True)
+    attributes = "; Path=/app; Domain=example.com; HttpOnly; SameSite=none; Partitioned; Secure"
+    issued = cookie.issue(new_id(), 1, max_age=60, secure=False)
+    assert f"; Max-Age=60{attributes}" == issued[issued.index(";") :]
+    past = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+    assert f"session_id={past}{attributes}" == cookie.expire(secure=False)
+
+
+def test_a_browser_session_has_no_max_age() -> None:
+    assert "Max-Age" not in a_cookie().issue(new_id(), 1, max_age=None, secure=False)
+
+
+@pytest.mark.parametrize(
+    ("https_only", "secure", "expected"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_secure_follows_the_scheme_unless_it_is_told(https_only: bool | None, secure: bool, expected: bool) -> None:
+    issued = a_cookie(https_only=https_only).issue(new_id(), 1, max_age=1, secure=secure)
+    assert expected == ("; Secure" in issued)
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": "__Host-id"}, {"name": "__Secure-id"}, {"same_site": "none"}, {"partitioned": True}], ids=str
+)
+def test_secure_is_always_there_where_browsers_insist_on_it(options: dict[str, Any]) -> None:
+    assert "; Secure" in a_cookie(**options).issue(new_id(), 1, max_age=1, secure=False)
+    with pytest.raises(ConfigurationError, match="https_only"):
+        a_cookie(**options, https_only=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "__Host-id", "path": "/app"},
+        {"name": "__host-id", "domain": "example.com"},
+        *({"name": name} for name in ("", "a b", "a=b", "a;b", "é", "a\n")),
+        *({"path": path} for path in ("", "app", "/a;b", "/a\r\nSet-Cookie: x", "/é")),
+        *({"domain": domain} for domain in ("", "a;b", "a\nb")),
+        *({"same_site": same_site} for same_site in ("", "Lax", "any", None)),
+    ],
+    ids=str,
+)
+def test_what_a_browser_would_refuse_is_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        a_cookie(**options)
+
+
+def test_an_older_key_verifies_and_is_told() -> None:
+    name = new_id()
+    value = value_of(a_cookie(OLD).issue(name, 3, max_age=1, secure=False))
+    assert [CookiePayload(name, 3, stale=True)] == read(a_cookie(NEW, OLD), f"session_id={value}")
+    assert read(a_cookie(NEW), f"session_id={value}") == []
+    value = value_of(a_cookie(NEW, OLD).issue(name, 3, max_age=1, secure=False))
+    assert [CookiePayload(name, 3)] == read(a_cookie(NEW), f"session_id={value}")
+
+
+def test_every_single_change_of_a_character_is_refused() -> None:
+    """The last character of a base64 signature has spare bits: four spellings decode alike, one was issued."""
+    cookie = a_cookie()
+    value = value_of(cookie.issue(new_id(), 12, max_age=1, secure=False))
+    for position in range(len(value)):
+        for character in BASE64 + ".=+/ \"'%\0":
+            changed = value[:position] + character + value[position + 1 :]
+            if changed != value:
+                assert read(cookie, f"session_id={changed}") == []
+        assert read(cookie, f"session_id={value[:position]}") == []
+
+
+def test_only_our_own_salt_and_digest_count() -> None:
+    name = new_id()
+    for options in ({}, {"salt": b"another"}, {"key_derivation": "hmac"}, {"digest_method": hashlib.sha512}):
+        signed = Signer(NEW, **options).sign(f"{name}.1").decode()
+        assert read(a_cookie(), f"session_id={signed}") == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("", "session_id", "session_id=", "session_id=.", "session_id=null", "xsession_id={value}"),
+        *('session_id="{value}"', "session_id={value}.", "session_id= {value}", "SESSION_ID={value}"),
+        *("session_id=" + "x" * 8192, "session_id={value}\0", "\xff\xfe=;session_id=\xff", "session_id={value},a"),
+    ],
+    ids=lambda header: header[:24],
+)
+def test_other_spellings_are_no_cookie(header: str) -> None:
+    cookie = a_cookie()
+    value = value_of(cookie.issue(new_id(), 1, max_age=1, secure=False))
+    assert read(cookie, header.replace("{value}", value)) == []
+
+
+def test_of_several_each_that_verifies_counts_once_and_at_most_four() -> None:
+    cookie = a_cookie()
+    names = [new_id() for _ in range(6)]
+    values = [value_of(cookie.issue(name, 1, max_age=1, secure=False)) for name in names]
+    first, second, *more = (f"session_id={value}" for value in values)
+    found = read(cookie, f"{first}; session_id=forged; {first}", second)
+    assert names[:2] == [ticket.session_id for ticket in found]
+    assert names[:4] == [ticket.session_id for ticket in read(cookie, "; ".join((first, second, *more)))]
+
+
+def test_no_repr_shows_an_id() -> None:
+    name = new_id()
+    assert name not in repr(CookiePayload(name, 1))
