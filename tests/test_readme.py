@@ -11,7 +11,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, agents, settings
+from dynamodb_sessions import DynamoDBSessionMiddleware, settings
+from dynamodb_sessions.agents import conversation
 from dynamodb_sessions.stores import table_schema
 from tests.conftest import KEY
 
@@ -70,7 +71,7 @@ def _readers_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
     monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
     monkeypatch.chdir(tmp_path)
-    agents._table.cache_clear()  # The environment is another one.
+    conversation._table.cache_clear()  # The environment is another one.
     names = ("sessions", "checkpoints", "conversations")
     for name in names:
         table_schema.create(dynamodb, name, conversations=name == "conversations")

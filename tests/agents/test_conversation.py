@@ -24,10 +24,10 @@ from dynamodb_sessions import (
     SessionTooLarge,
     StoreUnavailable,
     UnserializableValue,
-    agents,
     open_session,
 )
 from dynamodb_sessions.agents import Conversation, DynamoDBConversation
+from dynamodb_sessions.agents import conversation as conversation_module
 from dynamodb_sessions.stores import table_schema
 from examples.agent_chat.scripted import ScriptedModel
 from tests.conftest import Clock
@@ -64,7 +64,7 @@ def converse(engine: str, client: Any, table_name: str) -> Converse:
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stopped = Clock(1_800_000_000)
-    monkeypatch.setattr(agents, "wall_clock", stopped)
+    monkeypatch.setattr(conversation_module, "wall_clock", stopped)
     return stopped
 
 
@@ -422,7 +422,7 @@ async def test_the_table_is_made_on_first_use(moto_url: str, table_name: str) ->
 
 
 def test_without_the_sdk_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['agents'] = None; import dynamodb_sessions.agents"
+    code = "import sys; sys.modules['agents'] = None; from dynamodb_sessions.agents import DynamoDBConversation"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'dynamodb-sessions[agents]'" in done.stderr.splitlines()[-1]
