@@ -1,6 +1,9 @@
 """Session ids: how they are made, and the name a session has where an id must not be shown."""
 
 import hashlib
+import re
+
+_RANDOM = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 def new_id() -> str:
@@ -8,6 +11,18 @@ def new_id() -> str:
     import secrets  # noqa: PLC0415 - of no use to whoever only reads sessions
 
     return secrets.token_urlsafe(32)
+
+
+def is_random(session_id: str) -> bool:
+    """Whether an id is one of `new_id`, under which no other session is ever created."""
+    return _RANDOM.fullmatch(session_id) is not None
+
+
+def new_born() -> str:
+    """Return 12 characters that tell a session from every other that is stored under its id."""
+    import secrets  # noqa: PLC0415 - as above
+
+    return secrets.token_urlsafe(9)
 
 
 def fingerprint(session_id: str) -> str:

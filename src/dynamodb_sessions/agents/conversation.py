@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from dynamodb_sessions.aws.errors import ConditionFailed
-from dynamodb_sessions.aws.table_calls import ATTEMPTS, TableCalls, pause
+from dynamodb_sessions.aws.table_calls import TableCalls
 from dynamodb_sessions.clock import check_seconds, wall_clock
 from dynamodb_sessions.codec import decode, encode_item, is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge, StoreUnavailable
@@ -127,10 +127,7 @@ class DynamoDBConversation:
             message[table_schema.POSITION] = item_format.number(position)
         for part in _transactions(made):
             puts = [{"Put": {"TableName": self._calls.table_name, "Item": message}} for message in part]
-            if len(part) == 1:
-                await self._calls.retry_contended("put_item", **puts[0]["Put"])
-            else:
-                await self._transact(puts)
+            await self._transact(puts)
 
     async def pop_item(self) -> Any | None:
         """Remove the latest message and return it; None if there is none. Of several at once, each gets another one."""
@@ -151,8 +148,8 @@ class DynamoDBConversation:
 
     async def clear_session(self) -> None:
         """Remove all messages there are when this is called. What is added meanwhile stays."""
-        head = await self._calls.call(
-            "get_item", TableName=self._calls.table_name, Key=self._key(_HEAD), ConsistentRead=True
+        head = await self._calls.read(
+            self._calls.begin(), "get_item", TableName=self._calls.table_name, Key=self._key(_HEAD), ConsistentRead=True
         )
         last = head["Item"]["last"] if "Item" in head else None
         keys: list[dict[str, Any]] = []
@@ -167,7 +164,8 @@ class DynamoDBConversation:
         await self._delete(keys)
         if last is not None:
             with contextlib.suppress(ConditionFailed):  # It has gone on.
-                await self._calls.retry_contended(
+                await self._calls.repeat(
+                    self._calls.begin(),
                     "delete_item",
                     TableName=self._calls.table_name,
                     Key=self._key(_HEAD),
@@ -212,7 +210,9 @@ class DynamoDBConversation:
         async with aclosing(pages) as found:
             async for each in found:
                 key = {table_schema.KEY: each[table_schema.KEY], table_schema.POSITION: each[table_schema.POSITION]}
-                head = (await place.call("get_item", TableName=table_name, Key=key, ConsistentRead=True)).get("Item")
+                head = (
+                    await place.read(place.begin(), "get_item", TableName=table_name, Key=key, ConsistentRead=True)
+                ).get("Item")
                 # The index may still name one that was cleared and is somebody else's now.
                 if head is not None and head.get("owner") == {"S": owner} and _is_live(head, now):
                     times = (int(head[name]["N"]) for name in ("created_at", "updated_at"))
@@ -251,7 +251,8 @@ class DynamoDBConversation:
             names["#o"], values[":o"] = "owner", {"S": self._owner}
             sets.append("#o = :o")
             conditions.append("(attribute_not_exists(#o) OR #o = :o)")
-        answer = await self._calls.retry_contended(
+        answer = await self._calls.repeat(
+            self._calls.begin(),
             "update_item",
             TableName=self._calls.table_name,
             Key=self._key(_HEAD),
@@ -335,18 +336,19 @@ class DynamoDBConversation:
     async def _delete(self, keys: list[dict[str, Any]]) -> None:
         """Delete at most 25 items."""
         left: list[dict[str, Any]] = [{"DeleteRequest": {"Key": key}} for key in keys]
-        for attempt in range(ATTEMPTS):
-            if not left:
-                return
-            await pause(attempt)
-            answer = await self._calls.call("batch_write_item", RequestItems={self._calls.table_name: left})
+        operation = self._calls.begin()
+        while left:
+            answer = await self._calls.repeat(
+                operation, "batch_write_item", RequestItems={self._calls.table_name: left}
+            )
             left = answer.get("UnprocessedItems", {}).get(self._calls.table_name, [])
-        raise StoreUnavailable("DynamoDB keeps refusing to delete")
+            if left:
+                await operation.pause(StoreUnavailable("DynamoDB keeps refusing to delete"))
 
     async def _transact(self, writes: list[dict[str, Any]]) -> None:
         # The same token on every attempt: a repeated request whose first reply was lost is answered, not repeated.
-        await self._calls.retry_contended(
-            "transact_write_items", TransactItems=writes, ClientRequestToken=str(uuid.uuid4())
+        await self._calls.repeat(
+            self._calls.begin(), "transact_write_items", TransactItems=writes, ClientRequestToken=str(uuid.uuid4())
         )
 
     def _key(self, position: int) -> dict[str, Any]:

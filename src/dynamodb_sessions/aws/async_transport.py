@@ -10,9 +10,9 @@ import base64
 import functools
 import json
 import os
-import random
 import ssl
 import threading
+import time
 import urllib.request
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,14 @@ from aiodynamo.sign import make_default_endpoint
 from yarl import URL
 
 from dynamodb_sessions.aws import log_redaction
-from dynamodb_sessions.aws.errors import NotAsked, reason, translate, translate_response
+from dynamodb_sessions.aws.errors import (
+    NotAsked,
+    OutcomeUnknown,
+    Refused,
+    reason,
+    translate,
+    translate_response,
+)
 from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.sigv4 import Key, Signer
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, in_thread
@@ -36,11 +43,7 @@ from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
 if TYPE_CHECKING:
     from aiodynamo.credentials import Credentials
 
-_MAX_ATTEMPTS = 2
 _OK = 200
-_SERVER_ERROR = 500
-_BUSY = frozenset(("ThrottlingException", "ProvisionedThroughputExceededException"))
-"""Refusals that boto3 repeats, too."""
 _SAID = frozenset(("Item", "Items", "Attributes", "UnprocessedItems", "ConsumedCapacity"))
 """What is in an answer that is not empty, this or that."""
 _EXPIRED = "ExpiredTokenException"
@@ -58,9 +61,8 @@ class AsyncTransport:
             self._account = _account(client.credentials, client.region, endpoint)
         self._credentials = _Boto3Credentials(timeout)
         self._boto3 = boto3
-        # Both attempts, and the pause between them, are over before the deadline is.
+        # So that what became of an attempt can be found out before the deadline.
         self._patience = aiohttp.ClientTimeout(total=timeout * 0.4)
-        self._longest_pause = min(0.1, timeout * 0.1)
         log_redaction.install()
 
     @property
@@ -68,52 +70,54 @@ class AsyncTransport:
         """The boto3 client of the same table. Raises ConfigurationError if none can be built."""
         return self._boto3.client
 
-    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call in this event loop."""
+    async def call(self, operation: str, *, deadline: float, **parameters: Any) -> dict[str, Any]:
+        """Send one attempt from this event loop."""
         pool = _pools.get(_running_loop()) or await _Pool.of_this_loop()
-        call = _Call(pool.session, self._patience)
+        attempt = _Attempt(pool.session, self._patience)
+        remaining = deadline - time.monotonic()
         try:
             key = None if self._account is None else self._account.key_at_hand()
-            if key is not None and not pool.slots.locked():
-                # There is nothing to wait for but DynamoDB itself, which has a deadline of its own.
+            if key is not None and remaining >= self.timeout * 0.4 and not pool.slots.locked():
+                # There is nothing to wait for but DynamoDB itself, for which aiohttp's patience is shorter.
                 async with pool.slots:
-                    return await self._send(call, operation, parameters, key)
+                    return await self._send(attempt, operation, parameters, key)
             with redacted_logs():
-                async with asyncio.timeout(self.timeout), pool.slots:
-                    return await self._send(call, operation, parameters, None)
+                async with asyncio.timeout(remaining), pool.slots:
+                    return await self._send(attempt, operation, parameters, None)
         except TimeoutError:
-            if not call.begun:
-                raise NotAsked(f"no turn in {self.timeout:g} s: over {MAX_CONCURRENT_CALLS} calls at once") from None
-            what = "DynamoDB did not answer" if call.attempts else "there was no client or no credentials"
-            raise StoreUnavailable(f"{what} within {self.timeout:g} s") from None
+            if not attempt.begun:
+                raise NotAsked(f"no turn in {remaining:.3g} s: over {MAX_CONCURRENT_CALLS} calls at once") from None
+            if not attempt.sent:
+                raise StoreUnavailable(f"there was no client or no credentials within {remaining:.3g} s") from None
+            raise OutcomeUnknown(f"DynamoDB did not answer within {remaining:.3g} s") from None
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
             # Without its cause, which may quote the request.
             raise translate(error) from None
 
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call in an event loop of its own, in a thread of its own: this one's may be running."""
+        """Send one attempt from an event loop of its own, in a thread of its own: this one's may be running."""
+        deadline = time.monotonic() + self.timeout
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, self.call(operation, **parameters)).result()
+            return thread.submit(asyncio.run, self.call(operation, deadline=deadline, **parameters)).result()
 
-    async def _send(self, call: "_Call", operation: str, parameters: dict[str, Any], key: Key | None) -> dict[str, Any]:
-        call.begun = True
+    async def _send(
+        self, attempt: "_Attempt", operation: str, parameters: dict[str, Any], key: Key | None
+    ) -> dict[str, Any]:
+        attempt.begun = True
         if self._account is None:
             meta = (await in_thread(lambda: self._boto3.client, timeout=self.timeout)).meta
             self._account = _account(self._credentials, meta.region_name, URL(meta.endpoint_url))
         credentials, signer, endpoint, trusted = self._account
+        if key is None and (key := await self._account.key(attempt.session)) is None:
+            raise ConfigurationError("NoCredentialsFound: there are no AWS credentials")
         body = _encode(parameters).encode()
-        while True:
-            if key is None and (key := await self._account.key(call.session)) is None:
-                raise ConfigurationError("NoCredentialsFound: there are no AWS credentials")
-            headers = signer.headers(key, _action(operation), body)
-            answer = await call.post(endpoint, headers, body, trusted)
-            if answer is not None:
-                return answer
-            if call.attempts == _MAX_ATTEMPTS or not call.may_succeed(credentials):
-                raise call.failure
-            if call.has_expired:
-                key = None
-            await asyncio.sleep(random.uniform(0, self._longest_pause))  # noqa: S311 - it only spreads the retries
+        headers = signer.headers(key, _action(operation), body)
+        answer, refusal = await attempt.post(endpoint, headers, body, trusted)
+        if refusal is None:
+            return answer
+        if refusal["Error"]["Code"] == _EXPIRED and credentials.invalidate():
+            raise Refused("the credentials have expired, and are renewed")
+        raise translate_response(refusal)
 
 
 class _Account(NamedTuple):
@@ -209,24 +213,22 @@ async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:
         yield session
 
 
-class _Call:
-    """One call on the wire: how often it was sent, and what became of it the last time."""
+class _Attempt:
+    """One attempt on the wire."""
 
     def __init__(self, session: aiohttp.ClientSession, patience: aiohttp.ClientTimeout) -> None:
         self.session = session
         self._patience = patience
         self.begun = False
-        """Whether the call had its turn."""
-        self.attempts = 0
-        self._error: Exception | None = None
-        self._refusal: dict[str, Any] = {}
+        """Whether it had its turn."""
+        self.sent = False
+        """Whether it may have been sent."""
 
     async def post(
         self, url: URL, headers: dict[str, str], body: bytes, trusted: ssl.SSLContext | bool
-    ) -> dict[str, Any] | None:
-        """Send a request once. None if that has failed."""
-        self.attempts += 1
-        self._error, self._refusal = None, {}
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Send a request. Return the answer, and the refusal if it is one."""
+        self.sent = True
         try:
             response = await self.session.post(
                 url,
@@ -237,37 +239,23 @@ class _Call:
                 timeout=self._patience,
             )
             said = await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            self._error = error
-            return None
-        if response.status == _OK:
+        except aiohttp.ConnectionTimeoutError:
+            raise
+        except TimeoutError:
+            raise OutcomeUnknown(f"DynamoDB did not answer within {self._patience.total:.3g} s") from None
+        except aiohttp.ClientConnectorError:
+            raise
+        except aiohttp.ClientError as error:
+            raise OutcomeUnknown(f"DynamoDB cannot be reached: {reason(error)}") from None
+        if response.status != _OK:
+            return {}, _refusal(said) | {"ResponseMetadata": {"HTTPStatusCode": response.status}}
+        try:
             answer = _decode(said.decode())
-            if not isinstance(answer, dict) or (answer and answer.keys().isdisjoint(_SAID)):
-                raise StoreUnavailable("DynamoDB's answer is none")
-            return answer
-        metadata = {"HTTPStatusCode": response.status, "RetryAttempts": self.attempts - 1}
-        self._refusal = _refusal(said) | {"ResponseMetadata": metadata}
-        return None
-
-    def may_succeed(self, credentials: "Credentials | _Boto3Credentials") -> bool:
-        """Whether the request may go better the next time."""
-        if self._error is not None or self._refusal["ResponseMetadata"]["HTTPStatusCode"] >= _SERVER_ERROR:
-            return True
-        return self._refusal["Error"]["Code"] in _BUSY or (self.has_expired and credentials.invalidate())
-
-    @property
-    def has_expired(self) -> bool:
-        """Whether the request was refused for its credentials' age."""
-        return self._error is None and self._refusal["Error"]["Code"] == _EXPIRED
-
-    @property
-    def failure(self) -> Exception:
-        """What the last failure means here. Names the cause, never the request."""
-        if self._error is None:
-            return translate_response(self._refusal)
-        if isinstance(self._error, TimeoutError):
-            return StoreUnavailable(f"DynamoDB did not answer: {self.attempts} attempts of {self._patience.total:g} s")
-        return StoreUnavailable(f"DynamoDB cannot be reached: {reason(self._error)}")
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or (answer and answer.keys().isdisjoint(_SAID)):
+            raise OutcomeUnknown("DynamoDB's answer is none")
+        return answer, None
 
 
 def _refusal(body: bytes) -> dict[str, Any]:

@@ -4,22 +4,36 @@ boto3 is imported only when a client is built.
 """
 
 import contextlib
-import math
 import os
 import threading
 import time
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from dynamodb_sessions.aws import log_redaction
-from dynamodb_sessions.aws.errors import reason, translate
+from dynamodb_sessions.aws.errors import OutcomeUnknown, reason, translate
 from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, TurnTakingLock, in_thread
 from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
 
-_deadlines = threading.local()
-"""`.of_call`: when, on the monotonic clock, whoever made this thread's call stops waiting for it."""
 
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt, as the client's events meet it."""
+
+    deadline: float
+    """When, on the monotonic clock, whoever made it stops waiting for it."""
+    may_be_repeated: bool
+    """Whether the client may send it again: it writes nothing."""
+    sent: int = 0
+
+
+_attempt: ContextVar[_Attempt | None] = ContextVar("dynamodb_sessions_attempt", default=None)
+"""The attempt that this thread makes. Others may use the client for calls of their own, which are none."""
+
+_READS = frozenset(("get_item", "query", "scan"))
 _REDIRECT = 300
 _SAY_SOMETHING = frozenset(("GetItem", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "Query", "Scan"))
 """Operations that answer with a JSON object, be it an empty one."""
@@ -66,21 +80,18 @@ class Boto3Transport:
                 self._client, self._pid = self._build(), os.getpid()
             return self._client
 
-    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call in a worker thread."""
-        deadline = time.monotonic() + self.timeout
+    async def call(self, operation: str, *, deadline: float, **parameters: Any) -> dict[str, Any]:
+        """Send one attempt from a worker thread."""
+        attempt = _Attempt(deadline, may_be_repeated=operation in _READS)
 
         def call() -> dict[str, Any]:
-            _deadlines.of_call = deadline
-            try:
-                return self.call_sync(operation, **parameters)
-            finally:
-                del _deadlines.of_call
+            _attempt.set(attempt)  # Of a context of its own.
+            return self.call_sync(operation, **parameters)
 
-        return await in_thread(call, timeout=self.timeout)
+        return await in_thread(call, timeout=deadline - time.monotonic())
 
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call in this thread, without the deadline."""
+        """Send one attempt from this thread, without a deadline."""
         client = self.client
         try:
             with redacted_logs(), self._turn():
@@ -99,12 +110,11 @@ class Boto3Transport:
 
         # botocore's own default has changed between releases, and its read timeout is for every recv: see `timeout`.
         config = Config(
-            # Unless a reply drips, both attempts are over before the deadline is.
+            # So that what became of an attempt can be found out before the deadline.
             connect_timeout=self.timeout / 5,
             read_timeout=self.timeout / 5,
-            # Not "standard": it stops repeating for all after some forty repeated creates, whose success it cannot see.
-            # The breaker is what spares a DynamoDB that is in trouble.
-            retries={"mode": "legacy", "total_max_attempts": 2},
+            # An attempt is not the operation: what is sent again, and when, is decided in `table_calls.py`.
+            retries={"mode": "legacy", "total_max_attempts": 1},
             max_pool_connections=MAX_CONCURRENT_CALLS,
             tcp_keepalive=True,
             # What is sent is made here, and DynamoDB checks it.
@@ -130,14 +140,24 @@ def _prepare(client: Any) -> None:
     log_redaction.install()
     meta = getattr(client, "meta", None)
     if meta is not None:
-        meta.events.register("before-send.dynamodb", _check_deadline, unique_id="dynamodb-sessions-check-deadline")
+        meta.events.register("before-send.dynamodb", _before_send, unique_id="dynamodb-sessions-before-send")
         meta.events.register("after-call.dynamodb", _check_reply, unique_id="dynamodb-sessions-check-reply")
 
 
-def _check_deadline(**_: Any) -> None:
-    """Refuse to send what nobody waits for any more: a write must not happen after its failure was told."""
-    if time.monotonic() > getattr(_deadlines, "of_call", math.inf):
-        raise StoreUnavailable("too late to be sent")
+def _before_send(**_: Any) -> None:
+    """Refuse to send what nobody waits for any more, and a write that the client has sent before.
+
+    A client that an app brings may repeat its requests by itself, in whichever mode. A write whose first reply was lost
+    must not be repeated blindly: somebody else may have written in between.
+    """
+    attempt = _attempt.get()
+    if attempt is None:
+        return
+    if attempt.sent and not attempt.may_be_repeated:
+        raise OutcomeUnknown("DynamoDB did not answer a write, or not so that it could be repeated")
+    if time.monotonic() > attempt.deadline:
+        raise (OutcomeUnknown if attempt.sent else StoreUnavailable)("too late to be sent")
+    attempt.sent += 1
 
 
 def _check_reply(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
@@ -154,4 +174,4 @@ def _check_reply(http_response: Any, parsed: dict[str, Any], model: Any, **_: An
         raise IncompleteReadError(actual_bytes=actual, expected_bytes=expected)
     says_nothing = http_response.status_code < _REDIRECT and parsed.keys() <= {"ResponseMetadata"}
     if says_nothing and model.name in _SAY_SOMETHING and body.strip() != b"{}":
-        raise StoreUnavailable("DynamoDB's answer is none")
+        raise OutcomeUnknown("DynamoDB's answer is none")

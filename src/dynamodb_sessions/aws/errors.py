@@ -1,8 +1,16 @@
 """What DynamoDB's refusals and an SDK's errors mean here. Names the cause, never the request.
 
+What matters most of an attempt that failed is whether it can have written something:
+
+- `Refused`: DynamoDB has answered, and nothing was written. The same attempt may succeed a moment later.
+- `Unreachable`: it was never sent. As above, but nobody has answered.
+- `OutcomeUnknown`: it was sent, and no answer says what became of it. Only a read can tell.
+- every other error is final: nothing was written, and the same attempt would fail again.
+
 It imports no SDK: an error is known by the names of its classes, whichever client raised it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
@@ -26,45 +34,102 @@ _FIXES = {
     ),
 }
 
+CREDENTIALS_REFUSED = frozenset(
+    (
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+        "IncompleteSignatureException",
+        "MissingAuthenticationTokenException",
+        "ExpiredTokenException",
+        "ExpiredToken",
+    )
+)
+"""Codes that say that the credentials are not valid, or not any more."""
 
+_THROTTLED = frozenset(
+    (
+        "ProvisionedThroughputExceededException",
+        "ProvisionedThroughputExceeded",
+        "ThrottlingException",
+        "ThrottlingError",
+        "Throttling",
+        "ThrottledException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "TooManyRequestsException",
+        "BandwidthLimitExceeded",
+        "SlowDown",
+    )
+)
+"""Source: botocore's list of throttling errors, and "Error handling with DynamoDB" in the AWS documentation."""
+
+_CONFLICTS = frozenset(
+    (
+        "TransactionConflictException",
+        "TransactionConflict",
+        "TransactionInProgressException",
+        "ReplicatedWriteConflictException",
+    )
+)
+_SERVER_ERROR = 500
+_SERVER_ERRORS = frozenset(("InternalServerError", "InternalServerErrorException", "InternalFailure"))
 _UNCONFIGURED = frozenset(("NoCredentialsError", "PartialCredentialsError", "NoRegionError", "ProfileNotFound"))
+_NEVER_SENT = frozenset(
+    (
+        # botocore's
+        "EndpointConnectionError",
+        "ConnectTimeoutError",
+        "ProxyConnectionError",
+        # aiohttp's
+        "ClientConnectorError",
+        "ConnectionTimeoutError",
+    )
+)
+"""Errors of making a connection: what was to be sent on it has not been sent."""
 
 
 class ConditionFailed(SessionError):
-    """The item is not as the write demanded. Nothing was written, unless by an earlier attempt of the same call."""
-
-    def __init__(self, message: str, *, repeated: bool = False) -> None:
-        super().__init__(message)
-        self.repeated = repeated
-        """Whether there was an earlier attempt, whose reply was lost."""
-
-
-class Contended(SessionError):
-    """Another transaction holds the item just now. Nothing was written."""
+    """The item is not as the write demanded. Nothing was written by this attempt."""
 
 
 class ItemTooLarge(SessionError):
     """The item would be larger than DynamoDB takes. Nothing was written."""
 
 
+class Refused(StoreUnavailable):
+    """DynamoDB has no room for the attempt just now: it is throttled, or another transaction holds the item."""
+
+
+class Unreachable(StoreUnavailable):
+    """No connection could be made, so the attempt was never sent."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The attempt may have been applied, or be applied yet: no answer says so, or says that it was not."""
+
+
 class NotAsked(StoreUnavailable):
     """There are more calls to make than are made at once: DynamoDB was not asked, so nothing is said about it."""
 
 
-def translate(error: Exception) -> SessionError:
+def translate(error: Exception) -> SessionError:  # noqa: PLR0911 - a table
     """Return what a client's error means here. Names the cause, never the request."""
     if isinstance(error, SessionError):
         return error
     kinds = _kinds(error)
-    if "ClientError" in kinds:
-        return translate_response(error.response)  # type: ignore[attr-defined]
+    response = getattr(error, "response", None)
+    if "ClientError" in kinds and isinstance(response, dict):
+        return translate_response(response)
     if "ParamValidationError" in kinds:  # Its text quotes the parameters.
         return ConfigurationError("DynamoDB's client refused the parameters of the call")
     if not kinds.isdisjoint(_UNCONFIGURED):
         return ConfigurationError(reason(error))
     if "CredentialRetrievalError" in kinds:
         return StoreUnavailable("the credentials could not be retrieved")
-    return _unreachable(error, kinds)
+    if not kinds.isdisjoint(_NEVER_SENT):
+        return Unreachable(f"DynamoDB cannot be reached: {reason(error)}")
+    return _lost(error, kinds)
 
 
 def _kinds(error: Exception) -> set[str]:
@@ -72,30 +137,38 @@ def _kinds(error: Exception) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
 
 
-def _unreachable(error: Exception, kinds: set[str]) -> SessionError:
+def _lost(error: Exception, kinds: set[str]) -> SessionError:
     if type(error).__name__ != "HTTPClientError":
         cause = reason(error) if "HTTPClientError" in kinds else type(error).__name__
-        return StoreUnavailable(f"DynamoDB cannot be reached: {cause}")
+        return OutcomeUnknown(f"DynamoDB cannot be reached: {cause}")
     # It quotes whatever went wrong while the request was made and sent, be it a header of the request.
     inner = vars(error).get("kwargs", {}).get("error", error)
     if str(inner).startswith("Invalid header value"):
         return ConfigurationError(UNSENDABLE_CREDENTIALS)
-    return StoreUnavailable(f"DynamoDB cannot be reached: {type(inner).__name__}")
+    return OutcomeUnknown(f"DynamoDB cannot be reached: {type(inner).__name__}")
 
 
-def translate_response(response: Any) -> SessionError:
-    code = response.get("Error", {}).get("Code", "")
-    message = response.get("Error", {}).get("Message", "")
-    reasons = [reason for reason in response.get("CancellationReasons", ()) if reason.get("Code") != "None"]
-    codes = {reason.get("Code") for reason in reasons}
+def translate_response(response: Mapping[str, Any]) -> SessionError:  # noqa: PLR0911 - a table
+    """Return what an answer that is a refusal means, in the form that botocore gives it."""
+    told = _part(response, "Error")
+    code, message = str(told.get("Code") or ""), str(told.get("Message") or "")
+    given = response.get("CancellationReasons")
+    # Some that speak DynamoDB's language leave holes in it.
+    reasons = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+    codes = {str(each.get("Code")) for each in reasons}
     if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in codes:
-        repeated = response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
-        return ConditionFailed("the item is not as the write demands", repeated=repeated)
-    if code in {"TransactionConflictException", "TransactionInProgressException"} or "TransactionConflict" in codes:
-        return Contended("another transaction holds the item")
-    if any("size" in text.lower() and "exceeded" in text.lower() for text in (message, *_messages(reasons))):
-        return ItemTooLarge("the item is larger than DynamoDB takes")
+        return ConditionFailed("the item is not as the write demands")
     said = f"DynamoDB said {code or 'nothing it can name'}"
+    if code in _CONFLICTS or not codes.isdisjoint(_CONFLICTS):
+        return Refused(f"{said}: another transaction holds the item")
+    if code in _THROTTLED or not codes.isdisjoint(_THROTTLED):
+        return Refused(f"{said}: it is throttled{_why_throttled(told, response)}")
+    too_large = [message, *(str(each.get("Message")) for each in reasons if each.get("Code") == "ValidationError")]
+    if any("size" in text.lower() and "exceeded" in text.lower() for text in too_large):
+        return ItemTooLarge("the item is larger than DynamoDB takes")
+    status = _part(response, "ResponseMetadata").get("HTTPStatusCode")
+    if not code or code in _SERVER_ERRORS or (isinstance(status, int) and status >= _SERVER_ERROR):
+        return OutcomeUnknown(said)
     if "specified index" in message:
         return ConfigurationError(f"{said}: the table has no index owner-index, which finds the sessions of an owner")
     if code in _FIXES:
@@ -103,8 +176,22 @@ def translate_response(response: Any) -> SessionError:
     return StoreUnavailable(said)
 
 
-def _messages(reasons: list[dict[str, Any]]) -> list[str]:
-    return [str(reason.get("Message", "")) for reason in reasons if reason.get("Code") == "ValidationError"]
+def _part(response: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = response.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _why_throttled(told: Mapping[str, Any], response: Mapping[str, Any]) -> str:
+    """Return AWS's reasons: which limit of what was reached. Source: "Diagnosing throttling" in its documentation."""
+    given = response.get("ThrottlingReasons") or told.get("ThrottlingReasons")
+    if not isinstance(given, list):
+        return ""
+    reasons = [
+        f"{each.get('reason') or each.get('Reason')} on {each.get('resource') or each.get('Resource')}"
+        for each in given
+        if isinstance(each, dict)
+    ]
+    return f" ({', '.join(reasons)})" if reasons else ""
 
 
 def reason(error: Exception) -> str:

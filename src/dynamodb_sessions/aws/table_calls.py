@@ -1,28 +1,74 @@
-"""TableCalls: the calls one table gets, whatever is kept in it: deadline, breaker, retries, pages, the first probe."""
+"""TableCalls: what the calls of one table have in common: deadline, attempts, breaker, pages, many ids, the probe.
 
-import contextlib
+An operation is not an attempt. Here an attempt is sent again as long as it is certain that it wrote nothing. What
+became of one whose reply was lost, only whoever knows what it was to write can find out.
+"""
+
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
 from dynamodb_sessions.aws.circuit_breaker import CircuitBreaker
-from dynamodb_sessions.aws.errors import Contended, NotAsked
+from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown, Refused, Unreachable
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.aws.transport import open_transport
 from dynamodb_sessions.events import add_capacity, counts_capacity
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
 
-ATTEMPTS = 10
+T = TypeVar("T")
+R = TypeVar("R")
+
+AT_ONCE = 16
+"""How many ids of many are read or deleted at once."""
+
 _FIRST_PAUSE = 0.01
+_LONGEST_PAUSE = 1.0
+_READS = 2
+"""How often a read that gets no answer is sent."""
 _LONGEST_TIMEOUT = 3600
 _CREATE_TABLE_TIMEOUT = 70.0
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{3,255}|arn:[a-zA-Z0-9:/_.-]{1,1020}")
+
+
+class Operation:
+    """One operation on a table: its one deadline, and its id, by which a late attempt of it is known."""
+
+    __slots__ = ("_id", "_pauses", "deadline", "is_unsettled")
+
+    def __init__(self, timeout: float) -> None:
+        self.deadline = time.monotonic() + timeout
+        self.is_unsettled = False
+        """Whether an attempt of it may have been applied, or be applied yet. Until that is known, nobody is told what
+        became of the operation, but by its deadline."""
+        self._id: str | None = None
+        self._pauses = 0
+
+    @property
+    def id(self) -> str:
+        """Epoch seconds, a colon and 72 random bits."""
+        if self._id is None:
+            import secrets  # noqa: PLC0415 - of no use to whoever only reads sessions
+
+            self._id = f"{int(time.time())}:{secrets.token_urlsafe(9)}"
+        return self._id
+
+    async def pause(self, failure: StoreUnavailable) -> None:
+        """Wait before another attempt, longer each time, and no two writers the same.
+
+        Raises StoreUnavailable, with the words of the failure, if the deadline comes first.
+        """
+        # Doubled each time, to a second. Source: "Exponential Backoff And Jitter", AWS Architecture Blog.
+        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._pauses, 10))
+        self._pauses += 1
+        pause = random.uniform(0, longest)  # noqa: S311 - it only spreads the retries
+        if time.monotonic() + pause >= self.deadline:
+            raise StoreUnavailable(f"{failure}; it was tried until the deadline") from None
+        await anyio.sleep(pause)
 
 
 class TableCalls:
@@ -104,31 +150,36 @@ class TableCalls:
                     f"the table cannot be created: {type(failure).__name__}: {failure}"
                 ) from failure
 
-    async def retry_contended(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make a call again while another transaction holds the item: the SDK does not."""
-        begun = time.monotonic()
-        with contextlib.suppress(Contended):
-            return await self.call(operation, **parameters)
-        with self.deadline(since=begun):
-            for attempt in range(1, ATTEMPTS):
-                await pause(attempt)
-                with contextlib.suppress(Contended):
-                    return await self.call(operation, **parameters)
-        raise StoreUnavailable("other transactions keep holding the item")
+    def begin(self) -> Operation:
+        """Return a new operation. All its attempts end by its deadline."""
+        return Operation(self._transport.timeout)
 
-    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call, named as boto3 names it.
+    async def attempt(self, operation: Operation, name: str, **parameters: Any) -> dict[str, Any]:
+        """Send a call, named as boto3 names it, and again while it is certain that it wrote nothing.
 
-        Raises what `Transport.call` raises, at once while the breaker is open.
+        Raises ConditionFailed, ItemTooLarge, ConfigurationError, OutcomeUnknown, or StoreUnavailable: at once while the
+        breaker is open, unless the operation is unsettled, and in any case by the deadline.
         """
         if self._create_table and not self._answered:
             await self._prepare()
-        self._breaker.check()
         if counts_capacity():
             parameters["ReturnConsumedCapacity"] = "TOTAL"
+        while True:
+            if not operation.is_unsettled:
+                self._breaker.check()
+            try:
+                return await self._send(operation, name, parameters)
+            except (Refused, Unreachable) as failure:
+                await operation.pause(failure)
+
+    async def _send(self, operation: Operation, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Send one attempt, and tell the breaker whether anybody answered: a refusal is an answer."""
         try:
-            answer = await self._transport.call(operation, **parameters)
+            answer = await self._transport.call(name, deadline=operation.deadline, **parameters)
         except NotAsked:
+            raise
+        except Refused:
+            self._breaker.answered()
             raise
         except StoreUnavailable as error:
             self._breaker.failed(error)
@@ -141,21 +192,67 @@ class TableCalls:
             add_capacity(answer["ConsumedCapacity"])
         return answer
 
-    @contextmanager
-    def deadline(self, *, since: float | None = None) -> Iterator[None]:
-        """End an operation of several calls soon after the deadline of one: a call that hangs is told first."""
-        spent = 0.0 if since is None else time.monotonic() - since
-        try:
-            with anyio.fail_after(self._transport.timeout * 1.05 - spent):
-                yield
-        except TimeoutError:
-            raise StoreUnavailable(f"DynamoDB was not done within {self._transport.timeout:g} s") from None
-
-    async def pages(self, operation: str, **parameters: Any) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the items of every page of a Query or Scan."""
+    async def read(self, operation: Operation, name: str, **parameters: Any) -> dict[str, Any]:
+        """Make a call that writes nothing. One that gets no answer is sent once more, or until the deadline."""
+        reads = 0
         while True:
-            page = await self.call(operation, **parameters)
-            for found in page["Items"]:
+            try:
+                return await self.attempt(operation, name, **parameters)
+            except OutcomeUnknown as error:
+                reads += 1
+                if reads >= _READS and not operation.is_unsettled:
+                    raise StoreUnavailable(str(error)) from None
+                await operation.pause(error)
+
+    async def repeat(self, operation: Operation, name: str, **parameters: Any) -> dict[str, Any]:
+        """Make a call that may be applied more than once without harm, until it is known that it was."""
+        while True:
+            try:
+                return await self.attempt(operation, name, **parameters)
+            except OutcomeUnknown as error:
+                operation.is_unsettled = True
+                await operation.pause(error)
+
+    async def many(
+        self, ids: AsyncIterator[T] | Iterable[T], work: Callable[[Operation, T], Awaitable[R]]
+    ) -> AsyncGenerator[R, None]:
+        """Do the same with many ids, some at once. Yield the results in the order of the ids.
+
+        All of them end by one deadline, but for the time that whoever takes the results spends.
+        """
+        left = self._transport.timeout
+        async for batch in _batches(ids):
+            begun = time.monotonic()
+            results = await self._all_of(batch, work, left)
+            left -= time.monotonic() - begun
+            for result in results:
+                yield result
+
+    async def _all_of(self, batch: list[T], work: Callable[[Operation, T], Awaitable[R]], seconds: float) -> list[R]:
+        results: dict[int, R] = {}
+        failures: list[Exception] = []
+
+        async def one(number: int, each: T) -> None:
+            try:
+                results[number] = await work(Operation(seconds), each)
+            except SessionError as error:
+                failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for number, each in enumerate(batch):
+                tasks.start_soon(one, number, each)
+        if failures:
+            raise failures[0]
+        return [results[number] for number in range(len(batch))]
+
+    async def pages(self, name: str, **parameters: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the items of every page of a Query or Scan. Each page is an operation."""
+        while True:
+            page = await self.read(self.begin(), name, **parameters)
+            items = page.get("Items")
+            if not isinstance(items, list):
+                raise StoreUnavailable("DynamoDB's answer is none")
+            for found in items:
                 yield found
             if "LastEvaluatedKey" not in page:
                 return
@@ -167,10 +264,24 @@ class TableCalls:
             raise self.probe_error or StoreUnavailable("DynamoDB did not answer")
 
 
-async def pause(attempt: int) -> None:
-    """Wait before an attempt that is not the first, longer each time, and no two writers the same."""
-    if attempt:
-        await anyio.sleep(random.uniform(0, _FIRST_PAUSE * 2**attempt))  # noqa: S311 - it only spreads the retries
+async def _batches(ids: AsyncIterator[T] | Iterable[T]) -> AsyncGenerator[list[T], None]:
+    batch: list[T] = []
+    async for each in _each(ids):
+        batch.append(each)
+        if len(batch) == AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+async def _each(ids: AsyncIterator[T] | Iterable[T]) -> AsyncGenerator[T, None]:
+    if isinstance(ids, Iterable):
+        for each in ids:
+            yield each
+    else:
+        async for each in ids:
+            yield each
 
 
 def check_table_name(table_name: object) -> None:

@@ -13,8 +13,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from dynamodb_sessions.aws.errors import NotAsked
-from dynamodb_sessions.exceptions import StoreUnavailable
+from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown
 
 T = TypeVar("T")
 
@@ -28,7 +27,7 @@ _limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("
 
 
 async def in_thread(function: Callable[[], T], *, timeout: float) -> T:  # noqa: ASYNC109
-    """Run a blocking function in a worker thread. Raises StoreUnavailable after `timeout` seconds, waiting included.
+    """Run a blocking function in a worker thread. Raises OutcomeUnknown after `timeout` seconds, waiting included.
 
     The thread is then left to end by itself: nothing can interrupt it. NotAsked if there was none to be had.
     """
@@ -50,7 +49,7 @@ async def in_thread(function: Callable[[], T], *, timeout: float) -> T:  # noqa:
     except TimeoutError:
         if not begun:
             raise NotAsked(f"more than {MAX_CONCURRENT_CALLS} calls at once: none of the threads was free") from None
-        raise StoreUnavailable(f"DynamoDB did not answer within {timeout:g} s") from None
+        raise OutcomeUnknown(f"DynamoDB did not answer within {timeout:.3g} s") from None
 
 
 class TurnTakingLock:

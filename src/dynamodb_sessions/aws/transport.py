@@ -6,7 +6,10 @@ from dynamodb_sessions.exceptions import ConfigurationError
 
 
 class Transport(Protocol):
-    """A way to make calls, named and answered as boto3 has them."""
+    """A way to make calls, named and answered as boto3 has them.
+
+    A call is one attempt: no transport sends a write a second time, and none sends anything after the deadline.
+    """
 
     timeout: float
 
@@ -15,15 +18,16 @@ class Transport(Protocol):
         """A boto3 client, for what is done once. Raises ConfigurationError if none can be built."""
         ...
 
-    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call.
+    async def call(self, operation: str, *, deadline: float, **parameters: Any) -> dict[str, Any]:
+        """Send one attempt. `deadline`: seconds of the monotonic clock.
 
-        Raises ConditionFailed, Contended, ItemTooLarge, ConfigurationError or StoreUnavailable.
+        Raises ConditionFailed, ItemTooLarge, Refused, Unreachable, OutcomeUnknown, NotAsked, ConfigurationError, or
+        StoreUnavailable for what was never sent: `errors.py` says what each means.
         """
         ...
 
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make one call and block until it has ended. Raises what `call` raises."""
+        """Send one attempt, without a deadline, and block until it has ended. Raises what `call` raises."""
         ...
 
 

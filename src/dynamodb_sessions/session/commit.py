@@ -7,26 +7,39 @@ import logging
 from dataclasses import replace
 
 from dynamodb_sessions import clock
-from dynamodb_sessions.identifiers import fingerprint
+from dynamodb_sessions.exceptions import StoreUnavailable
+from dynamodb_sessions.identifiers import fingerprint, new_id
 from dynamodb_sessions.session.lifetimes import Lifetimes
-from dynamodb_sessions.session.save_policy import Action, Create, Delete, Empty, Nothing, Rotate, Touch, Update
+from dynamodb_sessions.session.save_policy import (
+    Action,
+    Create,
+    Delete,
+    Empty,
+    Nothing,
+    Rotate,
+    Suppress,
+    Touch,
+    Update,
+)
 from dynamodb_sessions.session.session import Session
-from dynamodb_sessions.stores.contract import Changes, Record, SessionStore
+from dynamodb_sessions.stores.contract import Changes, Moved, Record, SessionStore, is_same
 
 logger = logging.getLogger("dynamodb_sessions")
 
 
-async def load(store: SessionStore, session_id: str, lifetimes: Lifetimes, *, min_version: int = 0) -> Record | None:
-    """Return the stored record, or None if there is none. One past its absolute lifetime is deleted.
+async def load(
+    store: SessionStore, session_id: str, lifetimes: Lifetimes, *, min_version: int = 0
+) -> Record | Moved | None:
+    """Return what the store has under an id. A record past its absolute lifetime is deleted.
 
     Raises StoreUnavailable, ConfigurationError or CorruptRecord.
     """
     now = clock.wall_clock()
-    record = await store.load(session_id, now=now, min_version=min_version)
-    if record is not None and lifetimes.is_over(record, now):
-        await store.delete(session_id, version=record.version)
+    found = await store.load(session_id, now=now, min_version=min_version)
+    if isinstance(found, Record) and lifetimes.is_over(found, now):
+        await store.delete(session_id, record=found, version=found.version)
         return None
-    return record
+    return found
 
 
 async def commit(store: SessionStore, session: Session, action: Action, *, asked: int) -> bool:  # noqa: C901 - a table
@@ -41,20 +54,26 @@ async def commit(store: SessionStore, session: Session, action: Action, *, asked
     match action:
         case Nothing():
             return True
-        case Delete(session_id):
-            await store.delete(session_id)
+        case Suppress():
+            session.ended = True
+            logger.warning(
+                "a request changed its session, which has another id since a moment ago: nothing of it is stored"
+            )
+            return False
+        case Delete(session_id, record):
+            await store.delete(session_id, record=record)
         case Empty(record, changes):
-            if not await store.delete(record.id, version=record.version):
-                held, stored = changes.apply(record), await store.update(record, changes, now=now)
-        case Create(record, replaces):
-            held, stored = record, record
-            # That a fresh id is taken can only mean that our own first attempt took it and its reply was lost.
-            if not await store.create(record, now=now, replaces=replaces) and session.fixed_id is not None:
-                stored = await _join(store, record, now)
+            held, stored = await _empty(store, record, changes, now)
+        case Create(record, replaces) if session.fixed_id is None:
+            held = stored = await store.create(record, now=now, replaces=replaces, fresh_id=new_id)
+            if stored is None:
+                raise StoreUnavailable("a new session's id is taken")
+        case Create(record):
+            held, stored = record, await _create_or_join(store, record, now)
         case Update(record, changes) | Touch(record, changes):
             held, stored = changes.apply(record), await store.update(record, changes, now=now)
-        case Rotate(record, new_id, changes):
-            held, stored = changes.move(record, new_id), await store.rotate(record, new_id, changes, now=now)
+        case Rotate(record, moved_to, changes):
+            held, stored = changes.move(record, moved_to), await store.rotate(record, moved_to, changes, now=now)
     if held is None:
         session.settle(None, asked=asked)
         return True
@@ -72,7 +91,32 @@ async def commit(store: SessionStore, session: Session, action: Action, *, asked
     return True
 
 
-async def _join(store: SessionStore, record: Record, now: int) -> Record | None:
-    """Add a new session's content to the one that somebody else has just created under the same id."""
+async def _empty(
+    store: SessionStore, record: Record, changes: Changes, now: int
+) -> tuple[Record | None, Record | None]:
+    """End a session that has no entries left, unless others have added some: then only remove ours.
+
+    Return what the session holds and what is stored; no record: it is ended; nothing stored: it was ended by others.
+    """
+    known = record
+    while not await store.delete(record.id, record=known, version=known.version):
+        found = await store.load(record.id, now=now, consistency="strong")
+        if not isinstance(found, Record) or not is_same(found, record):
+            return changes.apply(record), None
+        if changes.apply(found).data:
+            return changes.apply(record), await store.update(record, changes, now=now)
+        known = found
+    return None, None
+
+
+async def _create_or_join(store: SessionStore, record: Record, now: int) -> Record | None:
+    """Create a session under an id of its user's own, or add it to the one that somebody else has just created."""
     changes = Changes(record.expires_at, set=record.data, owner=record.owner, max_age=record.max_age)
-    return await store.update(replace(record, data={}, version=0), changes, now=now)
+    while True:
+        created = await store.create(record, now=now)
+        if created is not None:
+            return created
+        found = await store.load(record.id, now=now, consistency="strong")
+        joined = await store.update(found, changes, now=now) if isinstance(found, Record) else None
+        if joined is not None:
+            return joined

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dynamodb_sessions.clock import check_seconds
 from dynamodb_sessions.exceptions import ConfigurationError
-from dynamodb_sessions.stores.contract import Record
+from dynamodb_sessions.stores.contract import Expiry, Record
 
 BROWSER_SESSION_AGE = 14 * 24 * 60 * 60
 """Seconds a session is stored that lives, for the browser, until it closes."""
@@ -35,8 +35,12 @@ class Lifetimes:
 
     def expires_at(self, now: int, *, created_at: int, own: int | None) -> int:
         """Return when a session used now expires; `own` is its own idle timeout, if it has one."""
-        idle = now + (own or self.max_age or BROWSER_SESSION_AGE)
-        return idle if self.absolute_max_age is None else min(idle, created_at + self.absolute_max_age)
+        return self.expiry(now, created_at=created_at).at(own)
+
+    def expiry(self, now: int, *, created_at: int) -> Expiry:
+        """Return when a session used now expires, whatever its own idle timeout turns out to be."""
+        ends_at = None if self.absolute_max_age is None else created_at + self.absolute_max_age
+        return Expiry(now, self.max_age or BROWSER_SESSION_AGE, ends_at)
 
     def is_over(self, record: Record, now: int) -> bool:
         """Whether the absolute timeout has passed, whatever the record says of itself."""

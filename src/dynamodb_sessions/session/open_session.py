@@ -13,7 +13,7 @@ from dynamodb_sessions.session.commit import commit, load
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import decide
 from dynamodb_sessions.session.session import Session
-from dynamodb_sessions.stores.contract import OwnerStore, SessionStore
+from dynamodb_sessions.stores.contract import OwnerStore, Record, SessionStore
 
 _MAX_ID_SIZE = 2048
 
@@ -37,8 +37,8 @@ async def open_session(
     if not is_text(session_id, max_size=_MAX_ID_SIZE):
         raise ConfigurationError(f"a session id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
     lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
-    record = await load(store, session_id, lifetimes)
-    session = Session(record=record, fixed_id=session_id)
+    found = await load(store, session_id, lifetimes)
+    session = Session(record=found if isinstance(found, Record) else None, fixed_id=session_id)
 
     one_at_a_time = anyio.Lock()
 

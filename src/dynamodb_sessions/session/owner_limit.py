@@ -10,4 +10,4 @@ async def limit_owner(owners: OwnerStore, store: SessionStore, record: Record, m
         return
     others = [other async for other in owners.list_owner(record.owner, now=clock.wall_clock()) if other.id != record.id]
     for other in others[: max(0, len(others) - maximum + 1)]:
-        await store.delete(other.id)
+        await store.delete(other.id, record=other)

@@ -5,6 +5,7 @@ It answers with one action; `commit` makes the store call that it stands for.
 
 from dataclasses import dataclass, field
 
+from dynamodb_sessions.identifiers import new_born
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.session import Session
 from dynamodb_sessions.stores.contract import Changes, Record
@@ -51,12 +52,17 @@ class Rotate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delete:
-    """End the session."""
+    """End the session. `record` is what was loaded of it; None: nothing was."""
 
     session_id: str = field(repr=False)
+    record: Record | None = None
 
 
-Action = Nothing | Create | Update | Touch | Rotate | Empty | Delete
+class Suppress:
+    """Begin no session: the one that the request came with has another id since a moment ago, of a login maybe."""
+
+
+Action = Nothing | Suppress | Create | Update | Touch | Rotate | Empty | Delete
 
 
 def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = False, refresh: bool = False) -> Action:  # noqa: PLR0911 - a table
@@ -66,28 +72,43 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
     takes knowing that the session still lives. Raises UnserializableValue.
     """
     record = session.record
-    if session.ended and not session.cleared:
+    if session.ended and not session.cleared and not session.wants_new_id:
         return Nothing()
     gone = record.id if record is not None else session.presented_id
     if failed:
-        return Delete(gone) if session.cleared and gone is not None else Nothing()
+        return Delete(gone, record) if session.cleared and gone is not None else Nothing()
     if session.cleared and not dict.__len__(session) and session.new_owner is None:
-        return Delete(gone) if gone is not None else Nothing()
+        return Delete(gone, record) if gone is not None else Nothing()
     if record is None or session.cleared:
         if not dict.__len__(session) and session.new_owner is None:
             return Nothing()
+        if session.moved and not session.cleared and not session.wants_new_id:
+            return Suppress()
         to_set, _ = session.delta()
         expires_at = lifetimes.expires_at(now, created_at=now, own=session.max_age)
-        new = Record(session.id, to_set, now, expires_at, owner=session.owner, max_age=session.max_age)
+        new = Record(session.id, to_set, now, expires_at, owner=session.owner, max_age=session.max_age, born=new_born())
         return Create(new, replaces=gone if session.cleared or session.rotates else None)
 
     to_set, to_remove = session.delta()
-    expires_at = lifetimes.expires_at(now, created_at=record.created_at, own=session.max_age)
+    # A login is when the session of its owner begins: it counts as the newest, and its absolute lifetime starts.
+    begins = None if session.new_owner is None else now
+    created_at = record.created_at if begins is None else begins
+    expires_at = lifetimes.expires_at(now, created_at=created_at, own=session.max_age)
+    to_set |= session.rewritten(to_set)
     if session.new_owner is None:
         if to_remove and not dict.__len__(session):
             return Empty(record, Changes(expires_at, set=to_set, remove=to_remove, max_age=session.new_max_age))
         if not (to_set or to_remove or session.rotates) and session.new_max_age is None:
             wanted = refresh or (session.accessed and lifetimes.wants_touch(record, expires_at))
             return Touch(record, Changes(expires_at)) if wanted else Nothing()
-    changes = Changes(expires_at, to_set, to_remove, session.new_owner, session.new_max_age)
+    changes = Changes(
+        expires_at,
+        to_set,
+        to_remove,
+        session.new_owner,
+        session.new_max_age,
+        begins,
+        lifetimes.expiry(now, created_at=created_at),
+        session.stored_version,
+    )
     return Rotate(record, session.id, changes) if session.rotates else Update(record, changes)

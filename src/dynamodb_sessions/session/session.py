@@ -1,7 +1,7 @@
 """Session: the dict a handler holds. It knows what changed since it was loaded, and decides nothing."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from dynamodb_sessions.clock import check_seconds
 from dynamodb_sessions.codec import encode_item, encode_items
@@ -31,6 +31,8 @@ class Session(dict[str, Any]):
     """Whether the response has started: cookies can no longer be set."""
     ended = False
     """Whether a commit found that somebody else has ended the session: nothing of it may be stored again."""
+    moved = False
+    """Whether the id that the client named is one that a session had until a moment ago."""
     record: Record | None = None
     fixed_id: str | None = None
     presented_id: str | None = None
@@ -58,6 +60,7 @@ class Session(dict[str, Any]):
         record: Record | None = None,
         fixed_id: str | None = None,
         presented_id: str | None = None,
+        moved: bool = False,
         **kwargs: Any,
     ) -> None:
         if args or kwargs:
@@ -67,8 +70,11 @@ class Session(dict[str, Any]):
             self.fixed_id = self._new_id = fixed_id
         if presented_id is not None:
             self.presented_id = presented_id
+        if moved:
+            self.moved = True
         if record is not None:
             self.record = record
+            self.stored_version = record.version
             dict.update(self, record.content())
 
     @property
@@ -194,6 +200,25 @@ class Session(dict[str, Any]):
             return to_set, _NOTHING
         return to_set, frozenset(key for key in stored if not dict.__contains__(self, key))
 
+    def rewritten(self, to_set: Mapping[str, str]) -> dict[str, str]:
+        """Return the entries that were set to what they were: somebody else may have changed them since.
+
+        `to_set` are those that are to be set anyway.
+        """
+        if self._tracking is None or self.record is None or self.cleared:
+            return {}
+        stored = self.record.data
+        return {
+            key: stored[key]
+            for key in list(self._tracking.written)
+            if key in stored and key not in to_set and dict.__contains__(self, key)
+        }
+
+    @property
+    def wants_new_id(self) -> bool:
+        """Whether `regenerate` or `bind` was called, and is not done yet."""
+        return self.rotates or self.new_owner is not None
+
     def _changed(self, keys: list[str], stored: Mapping[str, str]) -> dict[str, str]:
         """Return those of the entries that are not what is stored, encoded."""
         changed = {}
@@ -234,10 +259,12 @@ class Session(dict[str, Any]):
             self._tracking.settle()
         self.stored_version = version
         self.presented_id = None
+        self.moved = False
         self.ended = False
         self._done = asked
         for name, then in list((self._asked_at or {}).items()):
-            if then <= asked:
+            # What ended a session did not settle how long the next one is to live.
+            if then <= asked and (record is not None or name != "new_max_age"):
                 self.__dict__.pop(name, None)  # As the class has it.
         if not self.cleared and not self.rotates:
             self._new_id = self.fixed_id
@@ -300,6 +327,19 @@ class Session(dict[str, Any]):
         self._track().write(key)
         super().__setitem__(key, value)
 
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As dict's."""
+        self.accessed = True
+        new = dict[str, Any](*args, **kwargs)
+        tracking = self._track()
+        for key in new:
+            tracking.write(key)
+        super().update(new)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
     def __delitem__(self, key: str) -> None:
         self.accessed = True
         self._track().write(key)
@@ -354,14 +394,12 @@ class DueSession(Session):
 _NOTHING = frozenset[str]()
 
 
-def _marking(name: str, *, reads: bool = False, writes: bool = False) -> Callable[..., Any]:
+def _marking(name: str, *, reads: bool = False) -> Callable[..., Any]:
     method = getattr(dict, name)
 
     def marking(self: Session, /, *args: Any, **kwargs: Any) -> Any:
         self.accessed = True
-        if writes:
-            self._track().write_all()
-        elif reads:
+        if reads:
             self._hand_out_all()
         return method(self, *args, **kwargs)
 
@@ -379,5 +417,3 @@ for _name in (
     setattr(Session, _name, _marking(_name))
 for _name in ("__or__", "__ror__", "copy", "items", "values"):
     setattr(Session, _name, _marking(_name, reads=True))
-for _name in ("__ior__", "update"):
-    setattr(Session, _name, _marking(_name, writes=True))

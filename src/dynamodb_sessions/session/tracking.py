@@ -18,7 +18,7 @@ CONSTANTS = frozenset((str, int, float, bool, type(None)))
 class Tracking:
     """The keys of one session that may have changed. Several threads of one request may use it at once."""
 
-    __slots__ = ("_all_written", "_handed_out")
+    __slots__ = ("_all_written", "_handed_out", "written")
 
     def __init__(self) -> None:
         self._handed_out: dict[str, bytes | None] = {}
@@ -27,6 +27,8 @@ class Tracking:
         Each with the imprint that its value had when it was given away. None: only what is stored can tell.
         """
         self._all_written = False
+        self.written: set[str] = set()
+        """Keys that were set or removed since anything was stored."""
 
     def hand_out(self, key: str, value: Any) -> None:
         """Note that a value is given away, which can then be changed without a word."""
@@ -35,6 +37,7 @@ class Tracking:
 
     def write(self, key: str) -> None:
         """Note that an entry is set or removed."""
+        self.written.add(key)
         self._handed_out[key] = None
 
     def write_all(self) -> None:
@@ -44,7 +47,8 @@ class Tracking:
     def settle(self) -> None:
         """Note that everything has been stored: only what is stored can tell from now on."""
         for key in list(self._handed_out):
-            self.write(key)
+            self._handed_out[key] = None
+        self.written = set()
 
     def suspects(self, session: dict[str, Any]) -> list[str]:
         """Return the keys whose entries may not be what is stored."""

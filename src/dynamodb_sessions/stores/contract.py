@@ -4,15 +4,21 @@ Whoever implements `SessionStore` promises what its docstrings say; `tests/store
 to it. A store knows nothing of cookies, requests or Python values: it moves strings.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from dynamodb_sessions.codec import decode_items, is_text
 from dynamodb_sessions.exceptions import CorruptRecord, SessionError, SessionTooLarge
 
 MAX_RECORD_SIZE = 400 * 1024
 """Bytes of one item, names and values. Source: DynamoDB's service quotas, "Item size"."""
+
+MOVED_SECONDS = 60
+"""For how long it is known where a session has moved: as long as requests with its old cookie may be under way."""
+
+Consistency = Literal["default", "strong", "eventual"]
+"""Of a read: "default" is the store's own."""
 
 MAX_OWNER_SIZE = 1024
 """Bytes. Source: DynamoDB's limit of a partition key is 2048; half of it leaves every composite key room."""
@@ -34,6 +40,8 @@ class Record:
     owner: str | None = None
     max_age: int | None = None
     """The session's own idle lifetime in seconds; None: whoever loads it decides."""
+    born: str | None = None
+    """Random, from its creation: tells it from one that is created under its id later. Older records have none."""
 
     def content(self) -> dict[str, Any]:
         """Return the decoded data. Raises CorruptRecord if it is not JSON."""
@@ -41,6 +49,38 @@ class Record:
             return decode_items(self.data)
         except (ValueError, RecursionError):
             raise CorruptRecord("a stored session value is not JSON") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What is stored under an id that a session had until a moment ago: nothing of the session, but where it is now.
+
+    A store keeps it for `MOVED_SECONDS`. `to` ends what moved there; it never gives access to it.
+    """
+
+    to: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """When a session expires that is used now: a function of its own idle lifetime, which the store alone knows.
+
+    `used_at` is epoch seconds, `idle` the seconds that a session without a lifetime of its own lives for, `ends_at` the
+    epoch second at which the session ends, however busy; None: never.
+    """
+
+    used_at: int
+    idle: int
+    ends_at: int | None = None
+
+    def at(self, max_age: int | None) -> int:
+        """Return when a session of this lifetime expires, in epoch seconds."""
+        idle = self.used_at + (max_age or self.idle)
+        return idle if self.ends_at is None else min(idle, self.ends_at)
+
+    def is_cut(self, max_age: int | None) -> bool:
+        """Whether the end of the session comes before its idle lifetime is over."""
+        return self.ends_at is not None and self.used_at + (max_age or self.idle) > self.ends_at
 
 
 class Health(NamedTuple):
@@ -62,6 +102,12 @@ class Changes:
     """None: as it was."""
     max_age: int | None = None
     """None: as it was; 0: back to the default."""
+    created_at: int | None = None
+    """Epoch seconds: what the session counts as created at from now, because its owner has just logged in."""
+    expiry: Expiry | None = None
+    """When the session expires, if its own lifetime is not what was last heard of it. None: `expires_at` as it is."""
+    heard: int = 0
+    """The highest version of the session that is known to be without these changes."""
 
     @property
     def is_touch(self) -> bool:
@@ -76,11 +122,25 @@ class Changes:
         return Record(
             record.id,
             data,
-            record.created_at,
-            self.expires_at,
+            record.created_at if self.created_at is None else self.created_at,
+            self.expires_with(record.max_age),
             record.version + (not self.is_touch),
             record.owner if self.owner is None else self.owner,
             record.max_age if self.max_age is None else self.max_age or None,
+            record.born,
+        )
+
+    def expires_with(self, max_age: int | None) -> int:
+        """Return when these changes let a session expire whose own lifetime is this."""
+        return self.expires_at if self.expiry is None or self.max_age is not None else self.expiry.at(max_age)
+
+    def are_in(self, record: Record) -> bool:
+        """Whether what these changes would leave is what there is, but for times and version."""
+        return (
+            all(record.data.get(key) == value for key, value in self.set.items())
+            and all(key not in record.data for key in self.remove)
+            and (self.owner is None or self.owner == record.owner)
+            and (self.max_age is None or (self.max_age or None) == record.max_age)
         )
 
     def move(self, record: Record, new_id: str) -> Record:
@@ -94,44 +154,68 @@ class SessionStore(Protocol):
 
     A record whose `expires_at` is not after `now` does not exist, whether or not it is still stored.
     Every method raises StoreUnavailable if it cannot tell what happened, ConfigurationError if it never can.
-    Each is atomic: a cancelled or failed call has happened whole or not at all.
+    Each is atomic: a cancelled or failed call has happened whole or not at all, once, and what it is told to have done
+    is not done again by a late attempt of it.
     """
 
-    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
-        """Return the record, or None if there is none.
+    async def load(
+        self, session_id: str, *, now: int, min_version: int = 0, consistency: Consistency = "default"
+    ) -> Record | Moved | None:
+        """Return the record; Moved if it has another id since a moment ago; None if there is none.
 
-        A store that reads stale copies reads again until the record is at least as new as `min_version`.
+        A store that reads stale copies reads again until the record is at least as new as `min_version`; with
+        `consistency="strong"` what it returns is not stale, with "eventual" it may be.
         Raises CorruptRecord if what is stored is not a session.
         """
         ...
 
-    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
-        """Store a new record and, in the same transaction, delete the one named by `replaces`.
+    async def create(
+        self,
+        record: Record,
+        *,
+        now: int,
+        replaces: str | None = None,
+        fresh_id: Callable[[], str] | None = None,
+    ) -> Record | None:
+        """Store a new record and, in the same transaction, end the one named by `replaces`: it has moved.
 
-        False, with nothing changed, if the id is taken. Raises SessionTooLarge.
+        Return what is stored; None, with nothing changed, if the id is taken. Where it cannot be known what became of
+        an attempt, the store makes sure that nothing ever does, and stores the record under `fresh_id()`, or, without
+        one, raises StoreUnavailable. Raises SessionTooLarge.
         """
         ...
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         """Apply the changes to what is stored under `record.id` now; keys they do not name keep their stored values.
 
-        `record` is what the changes were made on. None, with nothing changed, if it does not exist any more, though
-        another may have been created under its id since: an update never brings a session back. A record of version 0
-        stands for whatever is stored. Raises SessionTooLarge.
+        Return what is stored then, at least as far as the record and the changes know it. `record` is what the changes
+        were made on: None, with nothing changed, if that session does not exist any more, though another may have been
+        created under its id since. An update never brings a session back. A touch never shortens what is stored.
+        Raises SessionTooLarge.
         """
         ...
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
-        """Move what is stored under `record.id` now, with the changes applied, to `new_id`; the old id is gone.
+        """Move what is stored under `record.id` now, with the changes applied, to `new_id`; the old id has Moved.
 
         None, with nothing changed, if it does not exist any more. Raises SessionTooLarge.
         """
         ...
 
-    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
-        """Delete the record; if there is none, this is a no-op.
+    async def delete(
+        self,
+        session_id: str,
+        *,
+        record: Record | None = None,
+        version: int | None = None,
+        bury_until: int | None = None,
+    ) -> bool:
+        """Delete what is stored; if there is nothing, this is a no-op.
 
-        With `version`, delete it only if that is still its version; False, with nothing changed, if it is not.
+        With `record`, delete that session only, not another one created under its id since; and if it has moved and has
+        the same owner still, delete it where it is now. With `version`, delete it only if that is still its version;
+        False, with nothing changed, if it is not. With `bury_until`, epoch seconds, make sure that, where nothing is
+        stored, nothing can be created under the id until then.
         """
         ...
 
@@ -194,7 +278,7 @@ def is_owner(owner: object) -> TypeGuard[str]:
 
 def is_same(stored: Record, record: Record) -> bool:
     """Whether what is stored is the session a record was loaded from, not one created under its id since."""
-    return record.version == 0 or stored.created_at == record.created_at
+    return stored.born == record.born and (record.born is not None or stored.created_at == record.created_at)
 
 
 def record_size(record: Record) -> int:
@@ -209,6 +293,8 @@ def record_size(record: Record) -> int:
     if record.max_age is not None:
         size += len("max_age")
         numbers.append(record.max_age)
+    if record.born is not None:
+        size += len("born") + len(record.born.encode())
     return size + sum((len(str(number).rstrip("0")) + 1) // 2 + 1 for number in numbers)
 
 

@@ -1,15 +1,14 @@
 """DynamoDBStore: the store's contract as DynamoDB requests. One conditional request is one change."""
 
-import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
-from dynamodb_sessions.aws.errors import ConditionFailed, ItemTooLarge
-from dynamodb_sessions.aws.table_calls import ATTEMPTS, TableCalls, pause
+from dynamodb_sessions.aws.errors import ConditionFailed, ItemTooLarge, OutcomeUnknown
+from dynamodb_sessions.aws.table_calls import Operation, TableCalls
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import (
     ConfigurationError,
@@ -18,12 +17,15 @@ from dynamodb_sessions.exceptions import (
     SessionTooLarge,
     StoreUnavailable,
 )
-from dynamodb_sessions.identifiers import fingerprint
+from dynamodb_sessions.identifiers import fingerprint, is_random
 from dynamodb_sessions.stores import item_format, table_schema, update_expression
 from dynamodb_sessions.stores.contract import (
     MAX_RECORD_SIZE,
+    MOVED_SECONDS,
     Changes,
+    Consistency,
     Health,
+    Moved,
     Record,
     check_size,
     is_owner,
@@ -35,6 +37,7 @@ logger = logging.getLogger("dynamodb_sessions")
 
 _MAX_ENTRIES = 100  # An expression holds 4 KB, some 250 entries; emulators give up before that.
 _MAX_WRITTEN = 1024
+_MAX_MOVES = 8
 _STALE_SECONDS = 1
 """For so long a cheap read may miss what has been written. Source: "DynamoDB read consistency"."""
 
@@ -119,95 +122,133 @@ class DynamoDBStore:
         """Have `mode`, `mode_reason` and `probe_error` say that the table cannot be used."""
         self._calls.mark_unusable(error)
 
-    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
-        consistent = self._consistent_read or now - self._written.get(session_id, 0) <= _STALE_SECONDS
-        record = await self._get(session_id, now, consistent=consistent)
-        if not consistent and (record is None or record.version < min_version):
-            record = await self._get(session_id, now, consistent=True)
-        return record
+    async def load(
+        self, session_id: str, *, now: int, min_version: int = 0, consistency: Consistency = "default"
+    ) -> Record | Moved | None:
+        consistent = consistency == "strong" or (
+            consistency == "default"
+            and (self._consistent_read or now - self._written.get(session_id, 0) <= _STALE_SECONDS)
+        )
+        operation = self._calls.begin()
+        found = await self._get(operation, session_id, now, consistent=consistent)
+        if not consistent and (not isinstance(found, Record) or found.version < min_version):
+            found = await self._get(operation, session_id, now, consistent=True)
+        return found
 
-    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+    async def create(
+        self,
+        record: Record,
+        *,
+        now: int,
+        replaces: str | None = None,
+        fresh_id: Callable[[], str] | None = None,
+    ) -> Record | None:
         check_size(record)
-        put = {
-            "TableName": self.table_name,
-            "Item": item_format.from_record(record, self._compress_over),
-            "ConditionExpression": "attribute_not_exists(#id) OR #t <= :now",
-            "ExpressionAttributeNames": {"#id": table_schema.KEY, "#t": table_schema.TTL},
-            "ExpressionAttributeValues": {":now": item_format.number(now)},
-        }
-        try:
-            if replaces is None:
-                await self._write(record, "put_item", **put)
-            else:
-                delete = {"TableName": self.table_name, "Key": item_format.key(replaces)}
-                await self._transact(record, {"Put": put}, {"Delete": delete})
-        except ConditionFailed as error:
-            # An attempt before may have stored it, and its reply been lost.
-            if not error.repeated or await self._get(record.id, now, consistent=True) != record:
-                return False
-        self._note_written(now, record.id, replaces)
-        return True
+        operation = self._calls.begin()
+        while True:
+            try:
+                await self._create_once(operation, record, replaces, now)
+            except ConditionFailed:
+                return None
+            except OutcomeUnknown as error:
+                if not await self._is_created(operation, record, now, error):
+                    if fresh_id is None:
+                        raise StoreUnavailable(f"{error}; nothing is stored under this id") from None
+                    record = replace(record, id=fresh_id())
+                    continue
+            self._note_written(now, record.id, replaces)
+            return record
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         changed = changes.apply(record)
         check_size(changed, before=record)
-        if len(changes.set) + len(changes.remove) > _MAX_ENTRIES:
-            return await self._replace(record, changes, now)
-        try:
-            request = update_expression.of_changes(record, changes, now, self._compress_over)
-            result = await self._write(changed, "update_item", TableName=self.table_name, **request)
-        except ConditionFailed:
-            # Gone, or in the older layout.
-            return None if changes.is_touch else await self._replace(record, changes, now)
-        self._note_written(now, record.id)
-        version = result.get("Attributes", {}).get("version")
-        if version is None or version == item_format.number(changed.version):
-            return changed
-        return replace(changed, version=int(version["N"]))
+        operation = self._calls.begin()
+        if changes.is_touch:
+            stored = await self._touch(operation, record, changes, now)
+        elif len(changes.set) + len(changes.remove) > _MAX_ENTRIES:
+            stored = await self._replace(operation, record, changes, now)
+        else:
+            stored = await self._update(operation, record, changes, changed, now)
+        if stored is not None:
+            self._note_written(now, record.id)
+        return stored
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
+        operation = self._calls.begin()
         stored: Record | None = record
-        with self._calls.deadline():
-            for attempt in range(ATTEMPTS):
-                if attempt:  # It was changed meanwhile, and those changes are to be kept; or it was ended.
-                    await pause(attempt)
-                    stored = await self._get(record.id, now, consistent=True)
-                if stored is None or not is_same(stored, record):
-                    return None
-                moved = changes.move(stored, new_id)
-                check_size(moved, before=stored)
-                put = {
-                    "TableName": self.table_name,
-                    "Item": item_format.from_record(moved, self._compress_over),
-                    "ConditionExpression": "attribute_not_exists(#id)",
-                    "ExpressionAttributeNames": {"#id": table_schema.KEY},
-                }
-                with contextlib.suppress(ConditionFailed):
-                    delete = {"TableName": self.table_name, **update_expression.unchanged(stored, now)}
-                    await self._transact(moved, {"Put": put}, {"Delete": delete})
-                    self._note_written(now, new_id, record.id)
-                    return moved
-        raise StoreUnavailable("the session is changed faster than it can be moved")
+        while stored is not None:
+            moved = changes.move(stored, new_id)
+            check_size(moved, before=stored)
+            put = {
+                "TableName": self.table_name,
+                "Item": item_format.from_record(moved, self._compress_over),
+                "ConditionExpression": "attribute_not_exists(#id)",
+                "ExpressionAttributeNames": {"#id": table_schema.KEY},
+            }
+            leave = {"TableName": self.table_name, **update_expression.move(stored, new_id, now)}
+            try:
+                await self._transact(operation, moved, {"Put": put}, {"Put": leave})
+            except ConditionFailed:  # It was changed meanwhile, and those changes are to be kept; or it was ended.
+                found = await self._get(operation, record.id, now, consistent=True)
+                stored = found if isinstance(found, Record) and is_same(found, record) else None
+            except OutcomeUnknown as error:
+                settled = await self._settle_rotation(operation, record, new_id, now, error)
+                if not isinstance(settled, _StillThere):
+                    return settled
+                stored = settled.record
+            else:
+                self._note_written(now, new_id, record.id)
+                return moved
+            if stored is not None:
+                await operation.pause(StoreUnavailable("the session is changed faster than it can be moved"))
+        return None
 
-    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
-        return await self._delete(session_id, {} if version is None else update_expression.of_version(version))
+    async def delete(
+        self,
+        session_id: str,
+        *,
+        record: Record | None = None,
+        version: int | None = None,
+        bury_until: int | None = None,
+    ) -> bool:
+        operation, now = self._calls.begin(), wall_clock()
+        if record is None and version is None and not is_random(session_id):
+            # What others may begin anew under an id of their own is not to be ended by an attempt of ours that is late.
+            found = await self._get_any(operation, session_id, now)
+            if found is None:
+                return True
+            record = found if isinstance(found, Record) else None
+        if bury_until is not None and await self._bury(operation, session_id, now, bury_until):
+            return True
+        deleted = await self._delete(operation, session_id, record=record, version=version)
+        self._note_written(now, session_id)
+        return deleted
 
     async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
-        """Yield the owner's sessions, oldest first, by one Query of the index and one GetItem each.
+        """Yield the owner's sessions, oldest first, by one Query of the index and one GetItem each, some at once.
 
-        The index hears of a login or logout a moment later. What cannot be read is left out, with a warning.
+        The index hears of a login or logout a moment later. What cannot be read is left out, with a warning. All of it
+        ends by the store's timeout, but for the time that the caller takes.
         """
         if not is_owner(owner):
             return
         at = wall_clock() if now is None else now
-        async for session_id in self._ids_of(owner):
+
+        async def read(operation: Operation, session_id: str) -> Record | None:
             try:
-                record = await self._get(session_id, at, consistent=True)
+                found = await self._get(operation, session_id, at, consistent=True)
             except CorruptRecord as error:
                 logger.warning("session %s cannot be read and is left out: %s", fingerprint(session_id), error)
-            else:
-                if record is not None and record.owner == owner:
-                    yield record
+                return None
+            return found if isinstance(found, Record) and found.owner == owner else None
+
+        async for record in self._calls.many(self._ids_of(owner), read):
+            if record is not None:
+                yield record
+
+    async def owner_ids(self, owner: str) -> list[str]:
+        """Return the ids that the index has of an owner, oldest first. Some may have ended, or be about to be there."""
+        return [session_id async for session_id in self._ids_of(owner)]
 
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended.
@@ -218,23 +259,28 @@ class DynamoDBStore:
             return 0
         seen: set[str] = set()
         ended = 0
+
+        async def end(operation: Operation, session_id: str) -> bool:
+            return await self._delete_of(operation, owner, session_id)
+
         while True:
-            found = [session_id async for session_id in self._ids_of(owner) if session_id not in seen]
+            found = [session_id for session_id in await self.owner_ids(owner) if session_id not in seen]
             if not found:
                 return ended
             seen.update(found)
-            for session_id in found:
-                if session_id != keep:
-                    ended += await self._delete_of(owner, session_id)
+            theirs = [session_id for session_id in found if session_id != keep]
+            ended += sum([was_there async for was_there in self._calls.many(theirs, end)])
 
     async def scan(self, *, now: int | None = None, include_expired: bool = False) -> AsyncIterator[Record]:
         """Yield every session of the table, in no particular order: for an operator, whose role allows Scan.
 
-        What cannot be read is left out, with a warning.
+        Where a session has moved, or has never been, is none. What cannot be read is left out, with a warning.
         """
         at = wall_clock() if now is None else now
         async for found in self._calls.pages("scan", TableName=self.table_name):
             session_id = found[table_schema.KEY]["S"]
+            if not item_format.is_session(found):
+                continue
             try:
                 record = item_format.to_record(session_id, found)
             except CorruptRecord as error:
@@ -246,7 +292,9 @@ class DynamoDBStore:
     async def health(self) -> Health:
         """Make the one GetItem that says whether the table answers. Never raises a SessionError."""
         try:
-            await self._calls.call("get_item", TableName=self.table_name, Key=item_format.key(PROBE_ID))
+            await self._calls.read(
+                self._calls.begin(), "get_item", TableName=self.table_name, Key=item_format.key(PROBE_ID)
+            )
         except SessionError as error:
             return Health(False, "dynamodb", str(error))
         return Health(True, "dynamodb", "the table answers")
@@ -263,26 +311,229 @@ class DynamoDBStore:
         async for found in pages:
             yield found[table_schema.KEY]["S"]
 
-    async def _delete_of(self, owner: str, session_id: str) -> bool:
-        """Delete a session if it is the owner's still."""
-        is_theirs = {
-            "ConditionExpression": "#o = :o",
-            "ExpressionAttributeNames": {"#o": "owner"},
-            "ExpressionAttributeValues": {":o": {"S": owner}},
-        }
-        return await self._delete(session_id, is_theirs)
-
-    async def _delete(self, session_id: str, condition: dict[str, Any]) -> bool:
-        """Delete a session if the condition holds, or has held for an attempt before, whose reply was lost."""
+    async def _get_any(self, operation: Operation, session_id: str, now: int) -> Record | Moved | str | None:
+        """Read strongly what is stored under an id, be it corrupt: then return what is wrong with it."""
         try:
-            await self._calls.retry_contended(
-                "delete_item", TableName=self.table_name, Key=item_format.key(session_id), **condition
+            return await self._get(operation, session_id, now, consistent=True)
+        except CorruptRecord as error:
+            return str(error)
+
+    async def _create_once(self, operation: Operation, record: Record, replaces: str | None, now: int) -> None:
+        put = {
+            "TableName": self.table_name,
+            **update_expression.creation(record, operation.id, now, self._compress_over),
+        }
+        if replaces is None:
+            await self._write(operation, record, "put_item", **put)
+            return
+        marker = item_format.marker(replaces, record.id, now + MOVED_SECONDS)
+        await self._transact(operation, record, {"Put": put}, {"Put": {"TableName": self.table_name, "Item": marker}})
+
+    async def _is_created(self, operation: Operation, record: Record, now: int, error: OutcomeUnknown) -> bool:
+        """Find out what became of an attempt to create a session; if it has not, see that it never does."""
+        operation.is_unsettled = True
+        while True:
+            await operation.pause(error)
+            found, operations = await self._read(operation, record.id, now)
+            if isinstance(found, Record):
+                # A record of nobody's making has nothing that tells it from its like, but for what it says.
+                if is_same(found, record) and (record.born is not None or found.data == record.data):
+                    return True
+                raise StoreUnavailable(f"{error}; another session is stored under this id")
+            until = now + update_expression.OPERATION_SECONDS
+            request = update_expression.tombstone(record.id, operations, operation.id, now, until)
+            try:
+                await self._calls.attempt(operation, "put_item", TableName=self.table_name, **request)
+            except ConditionFailed:
+                continue
+            except OutcomeUnknown as unknown:
+                error = unknown
+                continue
+            return False
+
+    async def _touch(self, operation: Operation, record: Record, changes: Changes, now: int) -> Record | None:
+        """Let a session live longer. It can be repeated without harm, so it is."""
+        request = update_expression.touch(record, changes, now)
+        try:
+            answer = await self._calls.repeat(operation, "update_item", TableName=self.table_name, **request)
+        except ConditionFailed:
+            # It has ended; or it lives as long already, maybe by an attempt of ours; or its own lifetime is another.
+            found = await self._get(operation, record.id, now, consistent=True)
+            return found if isinstance(found, Record) and is_same(found, record) else None
+        return _heard(changes.apply(record), answer, changes)
+
+    async def _update(
+        self, operation: Operation, record: Record, changes: Changes, changed: Record, now: int
+    ) -> Record | None:
+        request = update_expression.first_attempt(record, changes, operation.id, now, self._compress_over)
+        try:
+            answer = await self._write(operation, changed, "update_item", TableName=self.table_name, **request)
+        except ConditionFailed:
+            # Gone, or in the older layout, or not to be changed without a look at all of it.
+            return await self._replace(operation, record, changes, now)
+        except OutcomeUnknown as error:
+            return await self._settle_update(operation, record, changes, now, error)
+        return _heard(changed, answer, changes)
+
+    async def _settle_update(
+        self, operation: Operation, record: Record, changes: Changes, now: int, error: OutcomeUnknown
+    ) -> Record | None:
+        """Find out what became of an attempt to change a session, and change it if that has not happened.
+
+        `base` is the highest version that is known to be without our changes. What is stored one version later than
+        that has been changed once: by us, then all of our changes are there; if they are not, by somebody else. Of
+        later ones nobody can tell, unless our changes are there, or our operation.
+        """
+        operation.is_unsettled = True
+        base = max(record.version, changes.heard)
+        while True:
+            await operation.pause(error)
+            stored, operations = await self._read(operation, record.id, now)
+            if isinstance(stored, Moved):
+                raise StoreUnavailable(f"{error}; the session has another id meanwhile")
+            if stored is None or not is_same(stored, record):
+                return None
+            if operation.id in operations:
+                return stored
+            if not stored.version:
+                return await self._replace(operation, record, changes, now)
+            is_done = changes.are_in(stored)
+            is_known = is_done or stored.version <= base + 1
+            if is_known and not is_done:
+                base = stored.version
+                check_size(changes.apply(stored), before=stored)
+                request = update_expression.deciding_attempt(
+                    stored, operations, changes, operation.id, now, self._compress_over
+                )
+            else:
+                request = update_expression.fence(stored, operations, operation.id, now)
+            try:
+                await self._write(operation, stored, "update_item", TableName=self.table_name, **request)
+            except ConditionFailed:
+                continue
+            except OutcomeUnknown as unknown:
+                error = unknown
+                continue
+            if not is_known:
+                raise StoreUnavailable(f"{error}; others have changed the session since")
+            return replace(stored, version=stored.version + 1) if is_done else changes.apply(stored)
+
+    async def _replace(self, operation: Operation, record: Record, changes: Changes, now: int) -> Record | None:
+        """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
+        while True:
+            stored, operations = await self._read(operation, record.id, now)
+            if not isinstance(stored, Record) or not is_same(stored, record):
+                if operation.is_unsettled and isinstance(stored, Moved):
+                    raise StoreUnavailable("a change got no answer; the session has another id meanwhile")
+                return None
+            if operation.id in operations:
+                return stored
+            changed = changes.apply(stored)
+            check_size(changed, before=stored)
+            request = update_expression.replacement(
+                stored, operations, changed, changes, operation.id, now, self._compress_over
             )
-        except ConditionFailed as error:
-            if not error.repeated or await self._get(session_id, 0, consistent=True) is not None:
+            failure = StoreUnavailable("the session is changed by too many at once")
+            try:
+                await self._write(operation, changed, "update_item", TableName=self.table_name, **request)
+            except ConditionFailed:
+                pass
+            except OutcomeUnknown as error:
+                operation.is_unsettled = True
+                failure = error
+            else:
+                return changed
+            await operation.pause(failure)
+
+    async def _settle_rotation(
+        self, operation: Operation, record: Record, new_id: str, now: int, error: OutcomeUnknown
+    ) -> "Record | _StillThere | None":
+        """Find out what became of an attempt to move a session; if it has not moved, see that it never does."""
+        operation.is_unsettled = True
+        while True:
+            await operation.pause(error)
+            stored, operations = await self._read(operation, record.id, now)
+            if isinstance(stored, Record) and is_same(stored, record):
+                request = update_expression.fence(stored, operations, operation.id, now)
+                try:
+                    await self._calls.attempt(operation, "update_item", TableName=self.table_name, **request)
+                except ConditionFailed:
+                    continue
+                except OutcomeUnknown as unknown:
+                    error = unknown
+                    continue
+                return _StillThere(replace(stored, version=stored.version + 1))
+            # It can never land any more: what it demanded is gone.
+            found = await self._get(operation, new_id, now, consistent=True)
+            return found if isinstance(found, Record) else None
+
+    async def _delete(
+        self,
+        operation: Operation,
+        session_id: str,
+        *,
+        record: Record | None = None,
+        version: int | None = None,
+        owner: str | None = None,
+    ) -> bool:
+        """Delete what lives under an id on these conditions; what has moved, where it is now, if it is theirs still."""
+        request = update_expression.deletion(session_id, record=record, version=version, owner=owner)
+        try:
+            await self._calls.repeat(operation, "delete_item", TableName=self.table_name, **request)
+        except ConditionFailed:
+            found = await self._get_any(operation, session_id, wall_clock())
+        else:
+            return True
+        if isinstance(found, Moved) and version is None and (record is not None or owner is not None):
+            whose = owner if record is None else record.owner
+            return await self._delete_moved(operation, found.to, whose)
+        if version is None and record is not None:
+            return True  # It is ended, and what is there is another one.
+        return operation.is_unsettled and not isinstance(found, Record | str)
+
+    async def _delete_moved(self, operation: Operation, session_id: str, owner: str | None) -> bool:
+        """Delete a session under the id it has moved to, unless its owner is another one by now."""
+        found = await self._get(operation, session_id, wall_clock(), consistent=True)
+        for _ in range(_MAX_MOVES):
+            if not isinstance(found, Moved):
+                break
+            session_id = found.to
+            found = await self._get(operation, session_id, wall_clock(), consistent=True)
+        if not isinstance(found, Record) or found.owner != owner:
+            return False
+        return await self._delete(operation, session_id, record=found)
+
+    async def _bury(self, operation: Operation, session_id: str, now: int, until: int) -> bool:
+        """Leave a tombstone where nothing is stored. False if something is."""
+        operations: Collection[str] = ()
+        while True:
+            request = update_expression.tombstone(session_id, operations, operation.id, now, until)
+            try:
+                await self._calls.repeat(operation, "put_item", TableName=self.table_name, **request)
+            except ConditionFailed:
+                try:
+                    found, operations = await self._read(operation, session_id, now)
+                except CorruptRecord:
+                    return False
+                if found is not None:
+                    return False
+                if operation.id in operations:
+                    return True
+                await operation.pause(StoreUnavailable("others end the session at the same time"))
+            else:
+                return True
+
+    async def _delete_of(self, operation: Operation, owner: str, session_id: str) -> bool:
+        """End a session if it is the owner's still, under whichever id it is by now."""
+        record = None
+        if not is_random(session_id):
+            found = await self._get_any(operation, session_id, wall_clock())
+            record = found if isinstance(found, Record) else None
+            if found is None or (record is not None and record.owner != owner):
                 return False
+        ended = await self._delete(operation, session_id, record=record, owner=owner)
         self._note_written(wall_clock(), session_id)
-        return True
+        return ended
 
     def _note_written(self, now: int, *session_ids: str | None) -> None:
         if self._consistent_read:
@@ -295,30 +546,30 @@ class DynamoDBStore:
             while len(self._written) > _MAX_WRITTEN:
                 self._written.pop(next(iter(self._written)))
 
-    async def _replace(self, record: Record, changes: Changes, now: int) -> Record | None:
-        """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
-        with self._calls.deadline():
-            for attempt in range(ATTEMPTS):
-                await pause(attempt)
-                stored = await self._get(record.id, now, consistent=True)
-                if stored is None or not is_same(stored, record):
-                    return None
-                changed = changes.apply(stored)
-                check_size(changed, before=stored)
-                request = update_expression.of_replacement(stored, changed, changes, now, self._compress_over)
-                with contextlib.suppress(ConditionFailed):
-                    await self._write(changed, "update_item", TableName=self.table_name, **request)
-                    self._note_written(now, record.id)
-                    return changed
-        raise StoreUnavailable("the session is changed by too many at once")
+    async def _get(self, operation: Operation, session_id: str, now: int, *, consistent: bool) -> Record | Moved | None:
+        found = await self._item(operation, session_id, consistent=consistent)
+        return None if found is None else item_format.from_item(session_id, found, now)
 
-    async def _get(self, session_id: str, now: int, *, consistent: bool) -> Record | None:
-        answer = await self._calls.call(
-            "get_item", TableName=self.table_name, Key=item_format.key(session_id), ConsistentRead=consistent
+    async def _read(
+        self, operation: Operation, session_id: str, now: int
+    ) -> tuple[Record | Moved | None, frozenset[str]]:
+        """Read strongly what is stored under an id, and the operations that are known there."""
+        found = await self._item(operation, session_id, consistent=True)
+        if found is None:
+            return None, frozenset()
+        return item_format.from_item(session_id, found, now), item_format.operations(found)
+
+    async def _item(self, operation: Operation, session_id: str, *, consistent: bool) -> dict[str, Any] | None:
+        answer = await self._calls.read(
+            operation,
+            "get_item",
+            TableName=self.table_name,
+            Key=item_format.key(session_id),
+            ConsistentRead=consistent,
         )
         if "Item" not in answer:
             return None
-        found = answer["Item"]
+        found: dict[str, Any] = answer["Item"]
         if not isinstance(found, dict):
             raise StoreUnavailable("DynamoDB's answer is none")
         if found.get(table_schema.KEY) != {"S": session_id}:
@@ -326,19 +577,49 @@ class DynamoDBStore:
             raise StoreUnavailable(
                 "DynamoDB's client answered with another session: is it shared with a forked process?"
             )
-        record = item_format.to_record(session_id, found)
-        return record if record.expires_at > now else None
+        return found
 
-    async def _transact(self, record: Record, *writes: dict[str, Any]) -> None:
-        # The same token on every attempt: a repeated request whose first reply was lost is answered, not repeated.
-        await self._write(
-            record, "transact_write_items", TransactItems=list(writes), ClientRequestToken=str(uuid.uuid4())
-        )
-
-    async def _write(self, record: Record, operation: str, **parameters: Any) -> dict[str, Any]:
+    async def _transact(self, operation: Operation, record: Record, *writes: dict[str, Any]) -> None:
+        """Make all the writes, or none. One that gets no answer is sent once more: the same token makes it the same."""
+        parameters = {"TransactItems": list(writes), "ClientRequestToken": str(uuid.uuid4())}
         try:
-            return await self._calls.retry_contended(operation, **parameters)
+            await self._write(operation, record, "transact_write_items", **parameters)
+        except OutcomeUnknown as error:
+            operation.is_unsettled = True
+            await operation.pause(error)
+            await self._write(operation, record, "transact_write_items", **parameters)
+
+    async def _write(self, operation: Operation, record: Record, name: str, **parameters: Any) -> dict[str, Any]:
+        try:
+            return await self._calls.attempt(operation, name, **parameters)
         except ItemTooLarge:  # Others have added to the session since it was loaded.
             raise SessionTooLarge(
                 MAX_RECORD_SIZE + 1, MAX_RECORD_SIZE, sorted(record.data, key=lambda key: -len(record.data[key]))[:3]
             ) from None
+
+
+class _StillThere(NamedTuple):
+    """A session that has not moved, and will not by what was tried so far."""
+
+    record: Record
+
+
+def _heard(changed: Record, answer: dict[str, Any], changes: Changes) -> Record:
+    """Return the changed record with what the answer says of it: its version, and when it expires.
+
+    If it expires at another time than was expected, its own lifetime is another than was last heard of.
+    """
+    told = answer.get("Attributes")
+    if not isinstance(told, dict):
+        return changed
+    try:
+        version = int(told["version"]["N"]) if "version" in told else changed.version
+        expires_at = int(told[table_schema.TTL]["N"]) if table_schema.TTL in told else changed.expires_at
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise StoreUnavailable("DynamoDB's answer is none") from None
+    if version == changed.version and expires_at == changed.expires_at:
+        return changed
+    max_age = changed.max_age
+    if expires_at != changed.expires_at and changes.expiry is not None:
+        max_age = expires_at - changes.expiry.used_at
+    return replace(changed, version=version, expires_at=expires_at, max_age=max_age)

@@ -15,7 +15,16 @@ import anyio
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import SessionError, StoreUnavailable
-from dynamodb_sessions.stores.contract import Changes, Health, ProbedStore, Record, SessionStore, is_owner
+from dynamodb_sessions.stores.contract import (
+    Changes,
+    Consistency,
+    Health,
+    Moved,
+    ProbedStore,
+    Record,
+    SessionStore,
+    is_owner,
+)
 from dynamodb_sessions.stores.memory import MemoryStore
 
 logger = logging.getLogger("dynamodb_sessions")
@@ -86,17 +95,26 @@ class FallbackStore:
         """Find out which store is to be used, once. Raises the reason if it is none."""
         await self._is_primary()
 
-    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
+    async def load(
+        self, session_id: str, *, now: int, min_version: int = 0, consistency: Consistency = "default"
+    ) -> Record | Moved | None:
         nothing_to_move = self._initialised and not self.memory
         store = self.primary if nothing_to_move else await self._store_of(session_id, now)
-        return await store.load(session_id, now=now, min_version=min_version)
+        return await store.load(session_id, now=now, min_version=min_version, consistency=consistency)
 
-    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+    async def create(
+        self,
+        record: Record,
+        *,
+        now: int,
+        replaces: str | None = None,
+        fresh_id: Callable[[], str] | None = None,
+    ) -> Record | None:
         ended = record.id if replaces is None else replaces
         store = await self._store_of(ended, now)
         if replaces is not None and store is self.memory and not self._remember(_Logout(replaces)):
             store = await self._store_of(ended, now)
-        return await store.create(record, now=now, replaces=replaces)
+        return await store.create(record, now=now, replaces=replaces, fresh_id=fresh_id)
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         return await self._change(record, now, lambda store: store.update(record, changes, now=now))
@@ -104,11 +122,18 @@ class FallbackStore:
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         return await self._change(record, now, lambda store: store.rotate(record, new_id, changes, now=now))
 
-    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
+    async def delete(
+        self,
+        session_id: str,
+        *,
+        record: Record | None = None,
+        version: int | None = None,
+        bury_until: int | None = None,
+    ) -> bool:
         store = await self._store_of(session_id, 0)
         if store is self.memory and not self._remember(_Logout(session_id)):
             store = await self._store_of(session_id, 0)
-        return await store.delete(session_id, version=version)
+        return await store.delete(session_id, record=record, version=version, bury_until=bury_until)
 
     async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first: while there is only memory, those in memory."""
@@ -174,7 +199,7 @@ class FallbackStore:
         try:
             with anyio.CancelScope(shield=True):
                 record = await self.memory.load(session_id, now=now)
-                if record is not None:
+                if isinstance(record, Record):
                     await self.primary.create(record, now=now)
                     if await self.memory.load(session_id, now=now) is None:  # Its owner's sessions have been revoked.
                         await self.primary.delete(session_id)

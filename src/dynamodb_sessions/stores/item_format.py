@@ -1,8 +1,13 @@
 """Records to and from DynamoDB items, in the low-level JSON that every client takes.
 
 An item holds `session_id` (S, the key), `user_data` (M of S, or of B where a value is compressed with zlib),
-`created_at`, `ttl` and `version` (N), and sometimes `owner` (S) and `max_age` (N). An older layout has `user_data` as
-one JSON string and no version: it is read as version 0, and rewritten as a map by its next change.
+`created_at`, `ttl` and `version` (N), `born` (S), and sometimes `owner` (S), `max_age` (N) and `ops` (SS). An older
+layout has `user_data` as one JSON string and no version: it is read as version 0, and rewritten as a map by its next
+change.
+
+Two kinds of items are no sessions. A marker says where a session has moved: `moved_to` (S) and `ttl`. A tombstone makes
+sure that nothing is created under an id by attempts that are known: `ops` (SS) and `ttl`. Neither has what a session
+has, so that every condition of a write to a session refuses it.
 """
 
 import base64
@@ -12,11 +17,28 @@ from typing import Any
 
 from dynamodb_sessions.codec import decode, encode_items
 from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
-from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Record
+from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Moved, Record
 from dynamodb_sessions.stores.table_schema import KEY, TTL
 
-_MAX_UNPACKED = 10 * MAX_RECORD_SIZE
-"""Characters of one item, uncompressed: each of several who change a session at once may add as much as fits."""
+MOVED_TO = "moved_to"
+OPS = "ops"
+
+MAX_RATIO = 10
+"""How many times as long a value may be as what is stored of it, if it is stored without knowing all the others."""
+
+_MAX_UNPACKED = (MAX_RATIO + 2) * MAX_RECORD_SIZE
+"""Characters of one item, uncompressed. What has a higher ratio than that is only stored beside known values."""
+
+
+_MALFORMED = (
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    OverflowError,
+    UnserializableValue,
+)
 
 
 def key(session_id: str) -> dict[str, Any]:
@@ -80,7 +102,37 @@ def from_record(record: Record, compress_over: int | None = None) -> dict[str, A
         made["owner"] = {"S": record.owner}
     if record.max_age is not None:
         made["max_age"] = number(record.max_age)
+    if record.born is not None:
+        made["born"] = {"S": record.born}
     return made
+
+
+def marker(session_id: str, moved_to: str, expires_at: int) -> dict[str, Any]:
+    """Return the item that says where a session has moved."""
+    return key(session_id) | {MOVED_TO: {"S": moved_to}, TTL: number(expires_at)}
+
+
+def from_item(session_id: str, item: dict[str, Any], now: int) -> Record | Moved | None:
+    """Return what an item says now. Raises CorruptRecord if it is nothing that is ever stored here."""
+    if "user_data" not in item and (MOVED_TO in item or OPS in item):
+        try:
+            is_live = _int(item[TTL]) > now
+            return Moved(item[MOVED_TO]["S"]) if is_live and MOVED_TO in item else None
+        except _MALFORMED as error:
+            raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
+    record = to_record(session_id, item)
+    return record if record.expires_at > now else None
+
+
+def operations(item: Mapping[str, Any]) -> frozenset[str]:
+    """Return the ids of the operations none of whose late attempts may land."""
+    held = item.get(OPS)
+    return frozenset(held.get("SS", ())) if isinstance(held, dict) else frozenset()
+
+
+def is_session(item: Mapping[str, Any]) -> bool:
+    """Whether an item is a session, and neither a marker nor a tombstone."""
+    return "user_data" in item or not (MOVED_TO in item or OPS in item)
 
 
 def to_record(session_id: str, item: dict[str, Any]) -> Record:
@@ -92,7 +144,7 @@ def to_record(session_id: str, item: dict[str, Any]) -> Record:
         else:
             older = decode(stored["S"])
             if not isinstance(older, dict):
-                raise TypeError("user_data is not an object")  # noqa: TRY301
+                raise TypeError("user_data is not an object")
             data = encode_items(older)
         return Record(
             session_id,
@@ -102,8 +154,9 @@ def to_record(session_id: str, item: dict[str, Any]) -> Record:
             version=_int(item["version"]) if "version" in item else 0,
             owner=item["owner"]["S"] if "owner" in item else None,
             max_age=_int(item["max_age"]) if "max_age" in item else None,
+            born=item["born"]["S"] if "born" in item else None,
         )
-    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnserializableValue) as error:
+    except _MALFORMED as error:
         raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
 
 

@@ -6,7 +6,17 @@ from threading import Lock
 
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import ConfigurationError
-from dynamodb_sessions.stores.contract import Changes, Health, Record, check_size, is_owner, is_same
+from dynamodb_sessions.stores.contract import (
+    MOVED_SECONDS,
+    Changes,
+    Consistency,
+    Health,
+    Moved,
+    Record,
+    check_size,
+    is_owner,
+    is_same,
+)
 
 _PYTHON_OVERHEAD = 1024
 """Bytes a record takes in this process beyond its text: the objects around it."""
@@ -29,6 +39,8 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()
         """Each with its size."""
+        self._moved: dict[str, tuple[str, int]] = {}
+        """Where sessions have moved a moment ago, and until when that is known."""
         self._bytes = 0
         # Uncontended on one event loop; there may be several, each in a thread of its own.
         self._lock = Lock()
@@ -36,33 +48,60 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._records)
 
-    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:  # noqa: ARG002
+    async def load(
+        self,
+        session_id: str,
+        *,
+        now: int,
+        min_version: int = 0,  # noqa: ARG002
+        consistency: Consistency = "default",  # noqa: ARG002
+    ) -> Record | Moved | None:
         with self._lock:
-            return self._live(session_id, now)
+            record = self._live(session_id, now)
+            return record if record is not None or not self._moved else self._moved_to(session_id, now)
 
-    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+    async def create(
+        self,
+        record: Record,
+        *,
+        now: int,
+        replaces: str | None = None,
+        fresh_id: Callable[[], str] | None = None,  # noqa: ARG002 - here it is always known what became of an attempt
+    ) -> Record | None:
         size = check_size(record)
         with self._lock:
             if self._live(record.id, now) is not None:
-                return False
+                return None
             if replaces is not None:
                 self._remove(replaces)
+                self._note_moved(replaces, record.id, now)
             self._put(record, size)
-            return True
+            return record
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
-        return self._change(record, changes.apply, now)
+        return self._change(record, _touch(changes) if changes.is_touch else changes.apply, now)
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         return self._change(record, lambda stored: changes.move(stored, new_id), now)
 
-    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
+    async def delete(
+        self,
+        session_id: str,
+        *,
+        record: Record | None = None,
+        version: int | None = None,
+        bury_until: int | None = None,  # noqa: ARG002 - nothing is moved here
+    ) -> bool:
         with self._lock:
-            if version is not None:
-                stored, _ = self._records.get(session_id, (None, 0))
-                if stored is None or stored.version != version:
-                    return False
-            self._remove(session_id)
+            if record is not None and version is None:
+                session_id = self._where_it_is(session_id, record)
+            stored, _ = self._records.get(session_id, (None, 0))
+            if version is not None and (stored is None or stored.version != version):
+                return False
+            if stored is not None and (record is None or is_same(stored, record)):
+                self._remove(session_id)
+            elif version is not None:
+                return False
             return True
 
     async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
@@ -106,13 +145,36 @@ class MemoryStore:
                 return None
             changed = change(stored)
             size = check_size(changed, before=stored)
+            if changed is stored:
+                return stored
             if changed.id == record.id:
                 _, before = self._records[record.id]
                 self._bytes -= before + _PYTHON_OVERHEAD
             else:
                 self._remove(record.id)
+                self._note_moved(record.id, changed.id, now)
             self._put(changed, size)
             return changed
+
+    def _note_moved(self, session_id: str, moved_to: str, now: int) -> None:
+        self._moved[session_id] = moved_to, now + MOVED_SECONDS
+        while self._moved:  # The oldest first, which is the first to be forgotten.
+            oldest = next(iter(self._moved))
+            if len(self._moved) <= self._max_sessions and self._moved[oldest][1] > now:
+                break
+            del self._moved[oldest]
+
+    def _moved_to(self, session_id: str, now: int) -> Moved | None:
+        moved_to, until = self._moved.get(session_id, ("", 0))
+        return Moved(moved_to) if until > now else None
+
+    def _where_it_is(self, session_id: str, record: Record) -> str:
+        """Return the id that a session has by now, if its owner is the same still."""
+        here = session_id
+        while here not in self._records and here in self._moved:
+            here = self._moved[here][0]
+        stored, _ = self._records.get(here, (None, 0))
+        return here if stored is not None and stored.owner == record.owner else session_id
 
     def _live(self, session_id: str, now: int) -> Record | None:
         record, _ = self._records.get(session_id, (None, 0))
@@ -134,3 +196,13 @@ class MemoryStore:
         removed, size = self._records.pop(session_id, (None, 0))
         if removed is not None:
             self._bytes -= size + _PYTHON_OVERHEAD
+
+
+def _touch(changes: Changes) -> Callable[[Record], Record]:
+    """Return what lets a record live longer, and never shorter."""
+
+    def touch(stored: Record) -> Record:
+        touched = changes.apply(stored)
+        return touched if touched.expires_at > stored.expires_at else stored
+
+    return touch

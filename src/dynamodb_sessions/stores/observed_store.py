@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from dynamodb_sessions.events import OnEvent, SessionEvent, capacity
 from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.stores.contract import Changes, Record, SessionStore
+from dynamodb_sessions.stores.contract import Changes, Consistency, Moved, Record, SessionStore
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -22,18 +22,28 @@ class ObservedStore:
         self._store = store
         self._on_event = on_event
 
-    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:
+    async def load(
+        self, session_id: str, *, now: int, min_version: int = 0, consistency: Consistency = "default"
+    ) -> Record | Moved | None:
+        load = self._store.load
         if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):  # Of most requests the only operation.
-            return await self._store.load(session_id, now=now, min_version=min_version)
+            return await load(session_id, now=now, min_version=min_version, consistency=consistency)
         with self._observe("load", session_id) as ending:
-            record = await self._store.load(session_id, now=now, min_version=min_version)
-            ending["outcome"] = "ok" if record is not None else "absent"
-        return record
+            found = await load(session_id, now=now, min_version=min_version, consistency=consistency)
+            ending["outcome"] = "ok" if isinstance(found, Record) else "absent"
+        return found
 
-    async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
+    async def create(
+        self,
+        record: Record,
+        *,
+        now: int,
+        replaces: str | None = None,
+        fresh_id: Callable[[], str] | None = None,
+    ) -> Record | None:
         with self._observe("create", record.id) as ending:
-            created = await self._store.create(record, now=now, replaces=replaces)
-            ending["outcome"] = "ok" if created else "gone"
+            created = await self._store.create(record, now=now, replaces=replaces, fresh_id=fresh_id)
+            ending["outcome"] = "ok" if created is not None else "gone"
         return created
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
@@ -48,9 +58,16 @@ class ObservedStore:
             ending["outcome"] = "ok" if stored is not None else "gone"
         return stored
 
-    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
+    async def delete(
+        self,
+        session_id: str,
+        *,
+        record: Record | None = None,
+        version: int | None = None,
+        bury_until: int | None = None,
+    ) -> bool:
         with self._observe("delete", session_id) as ending:
-            deleted = await self._store.delete(session_id, version=version)
+            deleted = await self._store.delete(session_id, record=record, version=version, bury_until=bury_until)
             ending["outcome"] = "ok" if deleted else "gone"
         return deleted
 

@@ -1,115 +1,325 @@
-"""UpdateItem as text: the expressions and conditions by which one change is one request.
+"""Writes as text: the expressions and conditions by which one change is one request.
 
-What is returned are a request's parameters without the table's name.
+What is returned are a request's parameters without the table's name. Three rules keep attempts apart from operations:
+
+- every write to a session is on condition that it is that session: its `born`, or, of an older one, its `created_at`;
+- a first attempt is on condition that its operation is not in `ops`: once it is there, no late attempt can land;
+- a fence, and an attempt that decides after one whose outcome is unknown, puts it there, on condition of the version
+  just read, and raises the version: of two that decide at once, one fails and reads again.
 """
 
+import time
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from dynamodb_sessions.stores import item_format, table_schema
-from dynamodb_sessions.stores.contract import Changes, Record
+from dynamodb_sessions.stores.contract import MOVED_SECONDS, Changes, Record
+
+OPERATION_SECONDS = 20 * 60
+"""For how long an operation is kept in `ops`. No signature is valid that long: AWS refuses those of 15 minutes ago."""
 
 _LIVE = "attribute_exists(#id) AND #t > :now"
 
 
-def of_changes(record: Record, changes: Changes, now: int, compress_over: int | None) -> dict[str, Any]:
-    """Return the UpdateItem that changes only what changed."""
-    names = {"#id": table_schema.KEY, "#t": table_schema.TTL}
-    values = {":now": item_format.number(now), ":t": item_format.number(changes.expires_at)}
-    request: dict[str, Any] = {
-        "Key": item_format.key(record.id),
-        "ConditionExpression": _LIVE,
-        "ExpressionAttributeNames": names,
-        "ExpressionAttributeValues": values,
-    }
-    sets, removes = ["#t=:t"], list[str]()
-    if record.version:  # And not another session, created under its id since.
-        names["#c"] = "created_at"
-        values[":c"] = item_format.number(record.created_at)
-        request["ConditionExpression"] += " AND #c = :c"
-    if changes.set or changes.remove:
-        names["#d"] = "user_data"
-        values[":map"] = {"S": "M"}
-        request["ConditionExpression"] += " AND attribute_type(#d, :map)"
-    for number, (key, value) in enumerate(changes.set.items()):
-        names[f"#s{number}"], values[f":s{number}"] = key, item_format.pack(value, compress_over)
-        sets.append(f"#d.#s{number}=:s{number}")
-    for number, key in enumerate(changes.remove):
-        names[f"#r{number}"] = key
-        removes.append(f"#d.#r{number}")
-    if not changes.is_touch:
-        names["#v"] = "version"
-        values[":one"] = item_format.number(1)
-        request["ReturnValues"] = "UPDATED_NEW"
-    _set_attributes(changes, sets, removes, request)
-    request["UpdateExpression"] = _expression(sets, removes, touch=changes.is_touch)
-    return request
+class _Write:
+    """The parts of one write. `request` puts them together."""
+
+    def __init__(self, record: Record, now: int) -> None:
+        self._key = item_format.key(record.id)
+        self._record = record
+        self._conditions = [_LIVE]
+        self.names = {"#id": table_schema.KEY, "#t": table_schema.TTL}
+        self.values: dict[str, Any] = {":now": item_format.number(now)}
+        self.sets: list[str] = []
+        self.removes: list[str] = []
+        self._is_same()
+
+    def condition(self, text: str) -> None:
+        self._conditions.append(text)
+
+    def _is_same(self) -> None:
+        """Write to this session, not to another one that was created under its id since."""
+        if self._record.born is not None:
+            self.names["#b"], self.values[":b"] = "born", {"S": self._record.born}
+            self.condition("#b=:b")
+        elif self._record.version:
+            self.names |= {"#b": "born", "#c": "created_at"}
+            self.values[":c"] = item_format.number(self._record.created_at)
+            self.condition("#c=:c AND attribute_not_exists(#b)")
+
+    def of_version(self, version: int) -> None:
+        """Write only if that is still the version; 0: the item has none yet."""
+        self.names["#v"] = "version"
+        if version:
+            self.values[":v"] = item_format.number(version)
+            self.condition("#v=:v")
+        else:
+            self.condition("attribute_not_exists(#v)")
+
+    def of_max_age(self, max_age: int | None) -> None:
+        """Write only if the session's own lifetime is the one that was seen."""
+        self.names["#m"] = "max_age"
+        if max_age is None:
+            self.condition("attribute_not_exists(#m)")
+        else:
+            self.values[":m0"] = item_format.number(max_age)
+            self.condition("#m=:m0")
+
+    def unless_fenced(self, operation_id: str) -> None:
+        """Write only if no fence of this operation is there."""
+        self.names["#ops"], self.values[":op"] = item_format.OPS, {"S": operation_id}
+        self.condition("NOT contains(#ops,:op)")
+
+    def fence(self, operation_id: str, operations: Iterable[str]) -> None:
+        """Leave the operation's id, in place of those that no late attempt can have any more."""
+        self.names["#ops"] = item_format.OPS
+        self.values[":ops"] = {"SS": sorted({operation_id, *_recent(operations)})}
+        self.sets.append("#ops=:ops")
+
+    def expire(self, changes: Changes) -> None:
+        """Set the expiry: by what is stored of the session's own lifetime, unless this write sets it."""
+        seen, expiry = self._record.max_age, changes.expiry
+        if expiry is None or changes.max_age is not None or expiry.is_cut(seen):
+            self.values[":t"] = item_format.number(changes.expires_with(seen))
+            self.sets.append("#t=:t")
+            if expiry is not None and changes.max_age is None:
+                self.of_max_age(seen)
+            return
+        self.names["#m"] = "max_age"
+        self.values |= {":idle": item_format.number(expiry.idle), ":used": item_format.number(expiry.used_at)}
+        self.sets.append("#t=if_not_exists(#m,:idle)+:used")
+
+    def attributes(self, changes: Changes) -> None:
+        """Set what else a change may set."""
+        if changes.owner is not None:
+            self.names["#o"], self.values[":o"] = "owner", {"S": changes.owner}
+            self.sets.append("#o=:o")
+        if changes.created_at is not None and self._record.born is not None:
+            self.names["#c"], self.values[":c"] = "created_at", item_format.number(changes.created_at)
+            self.sets.append("#c=:c")
+        if changes.max_age is not None:
+            self.names["#m"] = "max_age"
+            if changes.max_age:
+                self.values[":m"] = item_format.number(changes.max_age)
+                self.sets.append("#m=:m")
+            else:
+                self.removes.append("#m")
+
+    def entries(self, changes: Changes, compress_over: int | None) -> None:
+        """Set and remove the entries that changed, and no others."""
+        if not (changes.set or changes.remove):
+            return
+        self.names["#d"], self.values[":map"] = "user_data", {"S": "M"}
+        self.condition("attribute_type(#d,:map)")
+        is_dense = False
+        for number, (key, value) in enumerate(changes.set.items()):
+            packed = item_format.pack(value, compress_over)
+            self.names[f"#s{number}"], self.values[f":s{number}"] = key, packed
+            self.sets.append(f"#d.#s{number}=:s{number}")
+            is_dense = is_dense or ("B" in packed and len(value) > item_format.MAX_RATIO * len(packed["B"]))
+        for number, key in enumerate(changes.remove):
+            self.names[f"#r{number}"] = key
+            self.removes.append(f"#d.#r{number}")
+        if is_dense and "#v" not in self.names:
+            # Many such values, stored by many at once, would fit into the item, and be too long to be read again.
+            self.of_version(self._record.version)
+
+    def raise_version(self) -> None:
+        self.names["#v"], self.values[":one"] = "version", item_format.number(1)
+
+    @property
+    def condition_check(self) -> dict[str, Any]:
+        """The key and the condition alone."""
+        return {
+            "Key": self._key,
+            "ConditionExpression": " AND ".join(self._conditions),
+            "ExpressionAttributeNames": self.names,
+            "ExpressionAttributeValues": self.values,
+        }
+
+    @property
+    def request(self) -> dict[str, Any]:
+        clauses = ["SET " + ",".join(self.sets)]
+        if ":one" in self.values:
+            clauses.append("ADD #v :one")
+        if self.removes:
+            clauses.append("REMOVE " + ",".join(self.removes))
+        return self.condition_check | {"UpdateExpression": " ".join(clauses), "ReturnValues": "UPDATED_NEW"}
 
 
-def of_replacement(
-    stored: Record, changed: Record, changes: Changes, now: int, compress_over: int | None
+def _recent(operations: Iterable[str]) -> Collection[str]:
+    """Return those of which an attempt may still be under way."""
+    earliest = time.time() - OPERATION_SECONDS
+    return [each for each in operations if _began_at(each) >= earliest]
+
+
+def _began_at(operation_id: str) -> float:
+    try:
+        return int(operation_id.partition(":")[0])
+    except ValueError:  # Not one of ours.
+        return 0
+
+
+def touch(record: Record, changes: Changes, now: int) -> dict[str, Any]:
+    """Return the UpdateItem that lets a session live longer. It can be repeated: it never shortens a life."""
+    write = _Write(record, now)
+    write.values[":t"] = item_format.number(changes.expires_with(record.max_age))
+    write.sets.append("#t=:t")
+    write.condition("#t<=:t")
+    write.of_max_age(record.max_age)
+    if record.version:  # To hear which version is stored: see UPDATED_NEW.
+        write.names["#v"] = "version"
+        write.sets.append("#v=#v")
+    return write.request
+
+
+def first_attempt(
+    record: Record, changes: Changes, operation_id: str, now: int, compress_over: int | None
 ) -> dict[str, Any]:
-    """Return the UpdateItem that writes the whole map, provided that nobody has changed what was read."""
-    request = unchanged(stored, now)
-    request["ExpressionAttributeNames"] |= {"#c": "created_at", "#d": "user_data"}
-    request["ExpressionAttributeValues"] |= {
-        ":c": item_format.number(stored.created_at),
+    """Return the UpdateItem that changes only what changed."""
+    write = _Write(record, now)
+    write.unless_fenced(operation_id)
+    write.expire(changes)
+    write.entries(changes, compress_over)
+    write.attributes(changes)
+    write.raise_version()
+    return write.request
+
+
+def deciding_attempt(
+    stored: Record,
+    operations: Iterable[str],
+    changes: Changes,
+    operation_id: str,
+    now: int,
+    compress_over: int | None,
+) -> dict[str, Any]:
+    """Return the same, provided that nobody has changed what was just read: no other attempt of it can land then."""
+    write = _Write(stored, now)
+    write.of_version(stored.version)
+    write.fence(operation_id, operations)
+    write.expire(changes)
+    write.entries(changes, compress_over)
+    write.attributes(changes)
+    write.raise_version()
+    return write.request
+
+
+def fence(stored: Record, operations: Iterable[str], operation_id: str, now: int) -> dict[str, Any]:
+    """Return the UpdateItem that changes nothing of what was just read, and after which no attempt can land."""
+    write = _Write(stored, now)
+    write.of_version(stored.version)
+    write.fence(operation_id, operations)
+    write.raise_version()
+    return write.request
+
+
+def replacement(
+    stored: Record,
+    operations: Iterable[str],
+    changed: Record,
+    changes: Changes,
+    operation_id: str,
+    now: int,
+    compress_over: int | None,
+) -> dict[str, Any]:
+    """Return the UpdateItem that writes the whole map, provided that nobody has changed what was just read."""
+    write = _Write(stored, now)
+    write.of_version(stored.version)
+    write.fence(operation_id, operations)
+    write.names |= {"#c": "created_at", "#d": "user_data"}
+    write.values |= {
+        # Older writers left fractions in it.
+        ":c1": item_format.number(changed.created_at),
         ":d": item_format.user_data(changed, compress_over),
-        ":one": item_format.number(1),
-        ":t": item_format.number(changes.expires_at),
+        ":t": item_format.number(changed.expires_at),
     }
-    # Older writers left fractions in created_at.
-    sets, removes = ["#c=:c", "#d=:d", "#t=:t"], list[str]()
-    _set_attributes(changes, sets, removes, request)
-    request["UpdateExpression"] = _expression(sets, removes, touch=False)
-    return request
+    write.sets += ["#c=:c1", "#d=:d", "#t=:t"]
+    write.attributes(Changes(0, owner=changes.owner, max_age=changes.max_age))
+    write.raise_version()
+    return write.request
 
 
 def unchanged(stored: Record, now: int) -> dict[str, Any]:
-    """Return key and condition of a write that takes the record to be stored as it was read."""
-    request = {"Key": item_format.key(stored.id), **of_version(stored.version)}
-    request["ConditionExpression"] += " AND #t > :now"
-    request["ExpressionAttributeNames"]["#t"] = table_schema.TTL
-    request.setdefault("ExpressionAttributeValues", {})[":now"] = item_format.number(now)
-    if stored.version:
-        request["ConditionExpression"] += " AND #c = :c"
-        request["ExpressionAttributeNames"]["#c"] = "created_at"
-        request["ExpressionAttributeValues"][":c"] = item_format.number(stored.created_at)
-    return request
+    """Return key and condition of a write that takes the session to be stored as it was read."""
+    write = _Write(stored, now)
+    write.of_version(stored.version)
+    return write.condition_check
 
 
-def of_version(version: int) -> dict[str, Any]:
-    """Return the condition of a write that takes the item to be of this version; 0: of the older layout."""
-    if not version:
-        return {
-            "ConditionExpression": "attribute_exists(#id) AND attribute_not_exists(#v)",
-            "ExpressionAttributeNames": {"#id": table_schema.KEY, "#v": "version"},
-        }
+def move(stored: Record, new_id: str, now: int) -> dict[str, Any]:
+    """Return the Put that leaves, in place of a session as it was read, where it has moved."""
+    check = unchanged(stored, now)
+    del check["Key"]
+    return {"Item": item_format.marker(stored.id, new_id, now + MOVED_SECONDS), **check}
+
+
+def creation(record: Record, operation_id: str, now: int, compress_over: int | None) -> dict[str, Any]:
+    """Return the PutItem that stores a new session where there is none, and no tombstone of this operation."""
     return {
-        "ConditionExpression": "#v = :v",
-        "ExpressionAttributeNames": {"#v": "version"},
-        "ExpressionAttributeValues": {":v": item_format.number(version)},
+        "Item": item_format.from_record(record, compress_over),
+        "ConditionExpression": (
+            "attribute_not_exists(#id) OR #t<=:now OR (attribute_exists(#ops) AND attribute_not_exists(#d) "
+            "AND attribute_not_exists(#moved) AND NOT contains(#ops,:op))"
+        ),
+        "ExpressionAttributeNames": {
+            "#id": table_schema.KEY,
+            "#t": table_schema.TTL,
+            "#ops": item_format.OPS,
+            "#d": "user_data",
+            "#moved": item_format.MOVED_TO,
+        },
+        "ExpressionAttributeValues": {":now": item_format.number(now), ":op": {"S": operation_id}},
     }
 
 
-def _set_attributes(changes: Changes, sets: list[str], removes: list[str], request: dict[str, Any]) -> None:
-    """Add to an UpdateItem what else a change may set."""
-    if changes.owner is not None:
-        request["ExpressionAttributeNames"]["#o"] = "owner"
-        request["ExpressionAttributeValues"][":o"] = {"S": changes.owner}
-        sets.append("#o=:o")
-    if changes.max_age is not None:
-        request["ExpressionAttributeNames"]["#m"] = "max_age"
-        if changes.max_age:
-            request["ExpressionAttributeValues"][":m"] = item_format.number(changes.max_age)
-            sets.append("#m=:m")
-        else:
-            removes.append("#m")
+def tombstone(session_id: str, operations: Collection[str], operation_id: str, now: int, until: int) -> dict[str, Any]:
+    """Return the PutItem that leaves a tombstone where nothing lives.
+
+    `operations` are those of the tombstone that was just read there, if there was one: it is not to lose them.
+    """
+    held = {"SS": sorted({operation_id, *_recent(operations)})}
+    values: dict[str, Any] = {":now": item_format.number(now)}
+    is_as_read = "attribute_not_exists(#id) OR #t<=:now"
+    names = {"#id": table_schema.KEY, "#t": table_schema.TTL}
+    if operations:
+        values[":read"] = {"SS": sorted(operations)}
+        names["#ops"] = item_format.OPS
+        names["#d"] = "user_data"
+        is_as_read += " OR (#ops=:read AND attribute_not_exists(#d))"
+    return {
+        "Item": item_format.key(session_id) | {item_format.OPS: held, table_schema.TTL: item_format.number(until)},
+        "ConditionExpression": is_as_read,
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
+    }
 
 
-def _expression(sets: list[str], removes: list[str], *, touch: bool) -> str:
-    clauses = ["SET " + ",".join(sets)]
-    if not touch:
-        clauses.append("ADD #v :one")
-    if removes:
-        clauses.append("REMOVE " + ",".join(removes))
-    return " ".join(clauses)
+def deletion(
+    session_id: str, *, record: Record | None = None, version: int | None = None, owner: str | None = None
+) -> dict[str, Any]:
+    """Return the DeleteItem of a session: of this one, of this version, of this owner. A marker stays."""
+    conditions = ["attribute_not_exists(#moved)"]
+    names, values = {"#moved": item_format.MOVED_TO}, dict[str, Any]()
+    if record is not None and record.born is not None:
+        names["#b"], values[":b"] = "born", {"S": record.born}
+        conditions.append("#b=:b")
+    elif record is not None and record.version:
+        names |= {"#b": "born", "#c": "created_at"}
+        values[":c"] = item_format.number(record.created_at)
+        conditions.append("#c=:c AND attribute_not_exists(#b)")
+    if version:
+        names["#v"], values[":v"] = "version", item_format.number(version)
+        conditions.append("#v=:v")
+    elif version is not None:
+        names |= {"#id": table_schema.KEY, "#v": "version"}
+        conditions.append("attribute_exists(#id) AND attribute_not_exists(#v)")
+    if owner is not None:
+        names["#o"], values[":o"] = "owner", {"S": owner}
+        conditions.append("#o=:o")
+    request: dict[str, Any] = {
+        "Key": item_format.key(session_id),
+        "ConditionExpression": " AND ".join(conditions),
+        "ExpressionAttributeNames": names,
+    }
+    return request | ({"ExpressionAttributeValues": values} if values else {})

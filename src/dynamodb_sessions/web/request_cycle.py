@@ -28,7 +28,7 @@ from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.owner_limit import limit_owner
 from dynamodb_sessions.session.save_policy import Action, Create, Delete, Nothing, Rotate, Touch, Update, decide
 from dynamodb_sessions.session.session import DueSession, Session
-from dynamodb_sessions.stores.contract import OwnerStore, Record, SessionStore
+from dynamodb_sessions.stores.contract import Moved, OwnerStore, Record, SessionStore
 from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
 from dynamodb_sessions.web.responses import add_headers, refuse
 
@@ -131,16 +131,17 @@ class RequestCycle:
 
     async def _load(self, payloads: Sequence[CookiePayload]) -> Session:
         imports = self._setup.imports
-        found = [] if imports is None else imports.read(self._scope["headers"])
-        self._superseded = bool(found and payloads)
-        presented = None
+        carried_over = [] if imports is None else imports.read(self._scope["headers"])
+        self._superseded = bool(carried_over and payloads)
+        presented, moved = None, False
         for payload in payloads:
             try:
-                record = await load(
+                found = await load(
                     self._setup.store, payload.session_id, self._setup.lifetimes, min_version=payload.version
                 )
-                if record is not None:
-                    session = self._open(record, refresh=payload.stale)
+                moved = moved or isinstance(found, Moved)
+                if isinstance(found, Record):
+                    session = self._open(found, refresh=payload.stale)
                     self._refresh = payload.stale
                     return session
             except CorruptRecord as error:
@@ -150,13 +151,13 @@ class RequestCycle:
             else:
                 presented = presented or payload.session_id
         if imports is None or not self._may_adopt(payloads):
-            return Session(presented_id=presented)
-        for carried in found:
+            return Session(presented_id=presented, moved=moved)
+        for carried in carried_over:
             record = await imports.adopt(self._setup.store, carried, self._setup.lifetimes)
             if record is not None:
                 self._refresh = self._adopted = True
                 return self._open(record, refresh=True)
-        return Session(presented_id=presented)
+        return Session(presented_id=presented, moved=moved)
 
     def _open(self, record: Record, *, refresh: bool) -> Session:
         if not refresh and not self._setup.lifetimes.is_due(record, clock.wall_clock()):

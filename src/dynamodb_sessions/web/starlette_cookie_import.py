@@ -17,7 +17,7 @@ from itsdangerous import BadSignature, TimestampSigner
 from dynamodb_sessions import clock
 from dynamodb_sessions.codec import encode_items
 from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
-from dynamodb_sessions.identifiers import new_id
+from dynamodb_sessions.identifiers import new_born, new_id
 from dynamodb_sessions.session.commit import load
 from dynamodb_sessions.session.lifetimes import BROWSER_SESSION_AGE, Lifetimes
 from dynamodb_sessions.stores.contract import Record, SessionStore
@@ -85,19 +85,22 @@ class StarletteCookie:
         """Return the record of the session that a cookie has become, or becomes now; None if that has ended since."""
         now = clock.wall_clock()
         try:
-            moved = await store.load(found.id, now=now)
-            if moved is None:
+            adopted = await store.load(found.id, now=now)
+            if not isinstance(adopted, Record):
                 expires_at = lifetimes.expires_at(now, created_at=now, own=None)
-                record = Record(new_id(), encode_items(found.data), now, expires_at)
+                record = Record(new_id(), encode_items(found.data), now, expires_at, born=new_born())
                 await store.create(record, now=now)
-                moved = Record(found.id, encode_items({_ID: record.id}), now, found.expires_at)
-                if await store.create(moved, now=now):
+                became = Record(found.id, encode_items({_ID: record.id}), now, found.expires_at)
+                if await store.create(became, now=now):
                     return record
                 # A parallel request was first, unless this is our own first attempt, whose reply was lost.
-                moved = await store.load(found.id, now=now)
-                if moved is None or moved.content()[_ID] != record.id:
+                adopted = await store.load(found.id, now=now)
+                if not isinstance(adopted, Record) or adopted.content()[_ID] != record.id:
                     await store.delete(record.id)
-            return None if moved is None else await load(store, moved.content()[_ID], lifetimes)
+            if not isinstance(adopted, Record):
+                return None
+            session = await load(store, adopted.content()[_ID], lifetimes)
+            return session if isinstance(session, Record) else None
         except (CorruptRecord, UnserializableValue) as error:
             logger.warning("a cookie session cannot be adopted: %s", error)
             return None
