@@ -39,6 +39,16 @@ class UnserializableValue(SessionError, TypeError):
 class ConfigurationError(SessionError, ValueError):
     """Raised if a setting, the environment or the table is wrong. Waiting will not help; the message says what will."""
 
+    is_outage = False
+    """Whether the store cannot be used as things are, with expired credentials say: a request is answered 503."""
+
+
+def outage(message: str) -> ConfigurationError:
+    """Return a ConfigurationError that says why a store cannot be used."""
+    error = ConfigurationError(message)
+    error.is_outage = True
+    return error
+
 
 class CorruptRecord(SessionError):
     """Raised if what is stored under an id is not a session. It is left as it is."""

@@ -21,9 +21,10 @@ from dynamodb_sessions.stores.contract import OwnerStore, ProbedStore, SessionSt
 from dynamodb_sessions.stores.memory import MemoryStore
 from dynamodb_sessions.stores.observed_store import ObservedStore
 from dynamodb_sessions.web.cookie import SessionCookie
-from dynamodb_sessions.web.request_cycle import RequestCycle, Setup
+from dynamodb_sessions.web.request_cycle import Commits, RequestCycle, Setup
 
 if TYPE_CHECKING:
+    from dynamodb_sessions.stores.dynamodb import DynamoDBStore
     from dynamodb_sessions.stores.fallback import FallbackStore
     from dynamodb_sessions.web.starlette_cookie_import import StarletteCookie
 
@@ -88,8 +89,11 @@ class DynamoDBSessionMiddleware:
             import_secret_key=import_secret_key,
             on_event=on_event,
         )
+        self._store_of_ours: DynamoDBStore | None = None
         if store is None:
             store = store_from_environment()
+            # Else whoever has made it closes it.
+            self._store_of_ours = None if isinstance(store, MemoryStore) else store
         fallback_store = None if isinstance(store, MemoryStore) else _fallback_of(store, fallback)
         self.app = app
         self.store: SessionStore = fallback_store or store
@@ -101,14 +105,15 @@ class DynamoDBSessionMiddleware:
             max_sessions_per_owner=max_sessions_per_owner,
             fallback=fallback_store,
             imports=imports,
+            commits=Commits(),
         )
         self._excluded = tuple(prefix.rstrip("/") for prefix in exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
             await RequestCycle(self.setup, self.app, scope, receive, send).run()
-        elif scope["type"] == "lifespan" and self.setup.fallback is not None:
-            await self._start(self.setup.fallback, scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -119,25 +124,35 @@ class DynamoDBSessionMiddleware:
             path = path[len(root) :]
         return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self._excluded)
 
-    async def _start(self, store: "FallbackStore", scope: Scope, receive: Receive, send: Send) -> None:
-        """Initialise the store before the server takes requests, so that a server whose store must work does not start.
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app's lifespan, from a store that is initialised to the last commit.
 
-        Only the first lifespan does: behind Mangum every invocation has one.
+        The store is initialised before the server takes requests, so that a server whose store must work does not
+        start. Only the first lifespan does: behind Mangum every invocation has one.
         """
-        message = await receive()
-        try:
-            await store.initialise()
-        except SessionError as error:
-            await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
-            return
-        first: Message | None = message
+        first: Message | None = None
+        if self.setup.fallback is not None:
+            first = await receive()
+            try:
+                await self.setup.fallback.initialise()
+            except SessionError as error:
+                await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+                return
 
-        async def replay() -> Message:
+        async def next_message() -> Message:
             nonlocal first
             again, first = first, None
-            return await receive() if again is None else again
+            message = await receive() if again is None else again
+            if message["type"] == "lifespan.shutdown":
+                await self.setup.commits.wait()
+            return message
 
-        await self.app(scope, replay, send)
+        async def pass_on(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown.") and self._store_of_ours is not None:
+                await self._store_of_ours.close()
+            await send(message)
+
+        await self.app(scope, next_message, pass_on)
 
 
 def session_middleware(**options: Any) -> Middleware:
@@ -167,7 +182,7 @@ def session_middleware(**options: Any) -> Middleware:
     )
 
 
-def store_from_environment() -> SessionStore:
+def store_from_environment() -> "DynamoDBStore | MemoryStore":
     """Return the store the environment asks for. Raises ConfigurationError."""
     if not settings.use_dynamodb():
         logger.info("USE_DYNAMODB_SESSIONS is off: sessions are kept in this process and end with it")

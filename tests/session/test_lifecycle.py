@@ -150,7 +150,11 @@ def test_a_created_session_lives_from_now() -> None:
     session.update(a=1)
     bind(session)
     action = decided(session)
-    assert Create(Record(session.id, {"a": "1"}, NOW, NOW + 1000, owner="acme/alice")) == action
+    assert isinstance(action, Create)
+    born = action.record.born
+    assert born is not None
+    assert Create(Record(session.id, {"a": "1"}, NOW, NOW + 1000, owner="acme/alice", born=born)) == action
+    assert decided(session) != action, "each creation has a mark of its own"
 
 
 def test_what_was_cleared_is_replaced_by_what_was_put_in_after() -> None:
@@ -158,7 +162,8 @@ def test_what_was_cleared_is_replaced_by_what_was_put_in_after() -> None:
     old = session.id
     clear_and_fill(session)
     action = decided(session)
-    assert Create(Record(session.id, {"a": "2"}, NOW, NOW + 1000), replaces=old) == action
+    assert isinstance(action, Create)
+    assert Create(Record(session.id, {"a": "2"}, NOW, NOW + 1000, born=action.record.born), replaces=old) == action
     assert old != session.id
 
 

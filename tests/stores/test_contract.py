@@ -220,15 +220,6 @@ async def test_what_was_created_again_under_the_same_id_is_another_session(store
     assert await store.load(record.id, now=NOW) == again
 
 
-async def test_version_0_stands_for_whatever_is_stored(store: SessionStore) -> None:
-    record = await created(store, a_record({"a": "1"}))
-    joined = replace(record, data={}, created_at=NOW + 7, version=0)
-    assert await store.update(joined, Changes(LATER, set={"b": "2"}), now=NOW) is not None
-    loaded = await store.load(record.id, now=NOW)
-    assert loaded is not None
-    assert loaded.data == {"a": "1", "b": "2"}
-
-
 async def test_a_bare_rotation_is_a_new_version(store: SessionStore) -> None:
     record = await created(store, a_record())
     moved = await store.rotate(record, new_id(), Changes(LATER), now=NOW)

@@ -16,7 +16,13 @@ import boto3
 import httpx
 import pytest
 from botocore.awsrequest import AWSResponse
-from botocore.exceptions import ClientError, HTTPClientError, ParamValidationError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    HTTPClientError,
+    ParamValidationError,
+    ReadTimeoutError,
+)
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,7 +39,7 @@ from dynamodb_sessions import (
     StoreUnavailable,
     open_session,
 )
-from dynamodb_sessions.aws.errors import ConditionFailed, Contended, ItemTooLarge, translate
+from dynamodb_sessions.aws.errors import ConditionFailed, ItemTooLarge, OutcomeUnknown, Refused, Unreachable, translate
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import table_schema
@@ -523,7 +529,8 @@ async def test_a_repeated_create_does_not_take_anothers_record_for_its_own(store
     taken = a_record()
     await store.create(taken, now=NOW)
     losing_first_reply(store, "PutItem")
-    assert not await store.create(replace(taken, data={"b": "2"}), now=NOW)
+    with pytest.raises(StoreUnavailable, match="another session is stored"):
+        await store.create(replace(taken, data={"b": "2"}), now=NOW)
     assert await store.load(taken.id, now=NOW) == taken
 
 
@@ -631,9 +638,10 @@ async def test_a_held_item_is_tried_again_and_given_up_in_the_end(
 
     store.client.meta.events.register("before-call.dynamodb.UpdateItem", conflict)
     assert await store.update(record, Changes(LATER, set={"a": "2"}), now=NOW) is not None
-    conflicts[0] = 1000
-    with pytest.raises(StoreUnavailable, match="transactions"):
-        await store.update(record, Changes(LATER, set={"a": "3"}), now=NOW)
+    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=0.3)
+    conflicts[0] = 100_000
+    with pytest.raises(StoreUnavailable, match="another transaction holds the item; it was tried until the deadline"):
+        await hasty.update(record, Changes(LATER, set={"a": "3"}), now=NOW)
 
 
 async def test_what_changes_without_end_is_given_up_and_nothing_is_lost(
@@ -649,10 +657,11 @@ async def test_what_changes_without_end_is_given_up_and_nothing_is_lost(
     for operation in ("UpdateItem", "TransactWriteItems"):
         store.client.meta.events.register(f"before-call.dynamodb.{operation}", conflict)
     many = Changes(LATER, set={f"{number}": "1" for number in range(101)})
+    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=0.3)
     with pytest.raises(StoreUnavailable, match="too many"):
-        await store.update(record, many, now=NOW)
+        await hasty.update(record, many, now=NOW)
     with pytest.raises(StoreUnavailable, match="faster"):
-        await store.rotate(record, new_id(), Changes(LATER), now=NOW)
+        await hasty.rotate(record, new_id(), Changes(LATER), now=NOW)
     assert await store.load(record.id, now=NOW) == record
 
 
@@ -766,10 +775,10 @@ def client_error(code: str, message: str = "", reasons: list[dict[str, str]] | N
     ("error", "expected"),
     [
         (client_error("ConditionalCheckFailedException"), ConditionFailed),
-        (client_error("TransactionConflictException"), Contended),
+        (client_error("TransactionConflictException"), Refused),
         (
             client_error("TransactionCanceledException", "", [{"Code": "None"}, {"Code": "TransactionConflict"}]),
-            Contended,
+            Refused,
         ),
         (
             client_error("TransactionCanceledException", "", [{"Code": "ConditionalCheckFailed"}, {"Code": "None"}]),
@@ -791,17 +800,19 @@ def client_error(code: str, message: str = "", reasons: list[dict[str, str]] | N
         (client_error("ResourceNotFoundException"), ConfigurationError),
         (client_error("AccessDeniedException"), ConfigurationError),
         (client_error("ExpiredTokenException"), ConfigurationError),
-        (client_error("ProvisionedThroughputExceededException"), StoreUnavailable),
-        (client_error("ThrottlingException"), StoreUnavailable),
-        (client_error("RequestLimitExceeded"), StoreUnavailable),
-        (client_error("InternalServerError"), StoreUnavailable),
-        (client_error(""), StoreUnavailable),
+        (client_error("ProvisionedThroughputExceededException"), Refused),
+        (client_error("ThrottlingException"), Refused),
+        (client_error("RequestLimitExceeded"), Refused),
+        (client_error("TransactionCanceledException", "", [{"Code": "ThrottlingError"}, {"Code": "None"}]), Refused),
+        (client_error("InternalServerError"), OutcomeUnknown),
+        (client_error(""), OutcomeUnknown),
         (ParamValidationError(report="the secret"), ConfigurationError),
-        (ReadTimeoutError(endpoint_url="http://x"), StoreUnavailable),
-        (OSError("broken pipe"), StoreUnavailable),
+        (ReadTimeoutError(endpoint_url="http://x"), OutcomeUnknown),
+        (ConnectTimeoutError(endpoint_url="http://x"), Unreachable),
+        (OSError("broken pipe"), OutcomeUnknown),
         (HTTPClientError(error=ValueError("Invalid header value b'the secret\\n'")), ConfigurationError),
-        (HTTPClientError(error=ValueError("Failed to parse: user:secret@proxy")), StoreUnavailable),
-        (HTTPClientError(error="the secret"), StoreUnavailable),
+        (HTTPClientError(error=ValueError("Failed to parse: user:secret@proxy")), OutcomeUnknown),
+        (HTTPClientError(error="the secret"), OutcomeUnknown),
     ],
     ids=repr,
 )

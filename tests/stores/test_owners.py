@@ -62,8 +62,7 @@ async def test_an_expired_session_is_not_listed_though_it_is_still_stored(owners
 
 async def test_without_a_time_it_is_now(owners: OwnerStore) -> None:
     live = await put(owners, 0, expires_at=wall_clock() + 100)
-    over = await put(owners, 0)
-    await owners.update(over, Changes(wall_clock() - 1), now=wall_clock() - 100)
+    await put(owners, 0, expires_at=wall_clock() - 1)
     assert [record.id async for record in owners.list_owner(ALICE)] == [live.id]
 
 
@@ -107,8 +106,7 @@ async def scanned(store: Any, **options: Any) -> set[str]:
 
 async def test_every_session_is_scanned(owners: OwnerStore) -> None:
     live = {(await put(owners, 0, owner=owner)).id for owner in (ALICE, "acme/bob", None)}
-    over = await put(owners, 0)
-    await owners.update(over, Changes(NOW - 1), now=NOW - 10)
+    over = await put(owners, 0, expires_at=NOW - 1)
     assert await scanned(owners) == live
     assert await scanned(owners, include_expired=True) == live | {over.id}
 
@@ -144,10 +142,10 @@ async def test_a_session_that_moves_to_another_id_meanwhile_is_ended_all_the_sam
     moved = new_id()
     delete = store._delete_of
 
-    async def move_first(owner: str, session_id: str) -> bool:
+    async def move_first(operation: Any, owner: str, session_id: str) -> bool:
         if session_id == first.id:
             assert await store.rotate(moving, moved, Changes(NOW + 100), now=NOW)
-        return await delete(owner, session_id)
+        return await delete(operation, owner, session_id)
 
     monkeypatch.setattr(store, "_delete_of", move_first)
     assert await store.revoke_owner(ALICE) == 2

@@ -38,7 +38,7 @@ from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.sigv4 import Key, Signer
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, in_thread
 from dynamodb_sessions.aws.transport import Transport
-from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
+from dynamodb_sessions.exceptions import StoreUnavailable, outage
 
 if TYPE_CHECKING:
     from aiodynamo.credentials import Credentials
@@ -73,6 +73,7 @@ class AsyncTransport:
     async def call(self, operation: str, *, deadline: float, **parameters: Any) -> dict[str, Any]:
         """Send one attempt from this event loop."""
         pool = _pools.get(_running_loop()) or await _Pool.of_this_loop()
+        pool.users.add(id(self))
         attempt = _Attempt(pool.session, self._patience)
         remaining = deadline - time.monotonic()
         try:
@@ -94,6 +95,17 @@ class AsyncTransport:
             # Without its cause, which may quote the request.
             raise translate(error) from None
 
+    async def close(self) -> None:
+        """Close this event loop's connections, unless another transport uses them, and the boto3 client."""
+        loop = _running_loop()
+        pool = _pools.get(loop)
+        if pool is not None:
+            pool.users.discard(id(self))
+            if not pool.users:
+                del _pools[loop]
+                await pool.close()
+        await self._boto3.close()
+
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Send one attempt from an event loop of its own, in a thread of its own: this one's may be running."""
         deadline = time.monotonic() + self.timeout
@@ -109,7 +121,7 @@ class AsyncTransport:
             self._account = _account(self._credentials, meta.region_name, URL(meta.endpoint_url))
         credentials, signer, endpoint, trusted = self._account
         if key is None and (key := await self._account.key(attempt.session)) is None:
-            raise ConfigurationError("NoCredentialsFound: there are no AWS credentials")
+            raise outage("NoCredentialsFound: there are no AWS credentials")
         body = _encode(parameters).encode()
         headers = signer.headers(key, _action(operation), body)
         answer, refusal = await attempt.post(endpoint, headers, body, trusted)
@@ -167,6 +179,11 @@ class _Pool:
         self._sessions = sessions  # Begun and not ended: so an event loop that shuts down ends it.
         self.session = session
         self.slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
+        self.users: set[int] = set()
+        """The transports that have made calls with it."""
+
+    async def close(self) -> None:
+        await self._sessions.aclose()
 
     @classmethod
     async def of_this_loop(cls) -> "_Pool":
@@ -187,7 +204,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        raise ConfigurationError('client="async" is aiohttp, which runs in asyncio\'s event loop only') from None
+        raise outage('client="async" is aiohttp, which runs in asyncio\'s event loop only') from None
 
 
 def _trusted() -> ssl.SSLContext | bool:
@@ -198,7 +215,7 @@ def _trusted() -> ssl.SSLContext | bool:
     try:
         return ssl.create_default_context(cafile=bundle)
     except OSError as error:
-        raise ConfigurationError(f"AWS_CA_BUNDLE={bundle!r} cannot be read: {type(error).__name__}") from None
+        raise outage(f"AWS_CA_BUNDLE={bundle!r} cannot be read: {type(error).__name__}") from None
 
 
 async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:

@@ -16,7 +16,7 @@ from dynamodb_sessions.aws import log_redaction
 from dynamodb_sessions.aws.errors import OutcomeUnknown, reason, translate
 from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, TurnTakingLock, in_thread
-from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
+from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable, outage
 
 
 @dataclass(slots=True)
@@ -101,6 +101,15 @@ class Boto3Transport:
             raise translate(error) from None
         return result
 
+    async def close(self) -> None:
+        """Close the client, if it is not a given one. A later call builds another one."""
+        with self._lock:
+            client = self._client if self._is_ours else None
+            if client is not None:
+                self._client = None
+        if client is not None:
+            client.close()
+
     def _turn(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext() if self._turn_taking is None else self._turn_taking.call()
 
@@ -128,7 +137,7 @@ class Boto3Transport:
             session = boto3.Session(region_name=region_name)
             client = session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
         except Exception as error:  # A broken profile, region or endpoint: all are configuration.
-            raise ConfigurationError(f"no DynamoDB client can be built: {reason(error)}") from error
+            raise outage(f"no DynamoDB client can be built: {reason(error)}") from error
         _prepare(client)
         self._turn_taking = TurnTakingLock()
         self._turn_taking.follow(client)

@@ -13,7 +13,7 @@ It imports no SDK: an error is known by the names of its classes, whichever clie
 from collections.abc import Mapping
 from typing import Any
 
-from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
+from dynamodb_sessions.exceptions import SessionError, StoreUnavailable, outage
 
 UNSENDABLE_CREDENTIALS = "the AWS credentials hold what no header can: is there a line break at the end of one?"
 
@@ -122,9 +122,9 @@ def translate(error: Exception) -> SessionError:  # noqa: PLR0911 - a table
     if "ClientError" in kinds and isinstance(response, dict):
         return translate_response(response)
     if "ParamValidationError" in kinds:  # Its text quotes the parameters.
-        return ConfigurationError("DynamoDB's client refused the parameters of the call")
+        return outage("DynamoDB's client refused the parameters of the call")
     if not kinds.isdisjoint(_UNCONFIGURED):
-        return ConfigurationError(reason(error))
+        return outage(reason(error))
     if "CredentialRetrievalError" in kinds:
         return StoreUnavailable("the credentials could not be retrieved")
     if not kinds.isdisjoint(_NEVER_SENT):
@@ -144,7 +144,7 @@ def _lost(error: Exception, kinds: set[str]) -> SessionError:
     # It quotes whatever went wrong while the request was made and sent, be it a header of the request.
     inner = vars(error).get("kwargs", {}).get("error", error)
     if str(inner).startswith("Invalid header value"):
-        return ConfigurationError(UNSENDABLE_CREDENTIALS)
+        return outage(UNSENDABLE_CREDENTIALS)
     return OutcomeUnknown(f"DynamoDB cannot be reached: {type(inner).__name__}")
 
 
@@ -170,9 +170,9 @@ def translate_response(response: Mapping[str, Any]) -> SessionError:  # noqa: PL
     if not code or code in _SERVER_ERRORS or (isinstance(status, int) and status >= _SERVER_ERROR):
         return OutcomeUnknown(said)
     if "specified index" in message:
-        return ConfigurationError(f"{said}: the table has no index owner-index, which finds the sessions of an owner")
+        return outage(f"{said}: the table has no index owner-index, which finds the sessions of an owner")
     if code in _FIXES:
-        return ConfigurationError(f"{said}: {_FIXES[code]}")
+        return outage(f"{said}: {_FIXES[code]}")
     return StoreUnavailable(said)
 
 

@@ -18,7 +18,7 @@ from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown, Refused, Unre
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.aws.transport import open_transport
 from dynamodb_sessions.events import add_capacity, counts_capacity
-from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable
+from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable, outage
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,6 +28,8 @@ AT_ONCE = 16
 
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 1.0
+_LEAST = 0.05
+"""Seconds that an attempt must have, or there is no point in sending it."""
 _READS = 2
 """How often a read that gets no answer is sent."""
 _LONGEST_TIMEOUT = 3600
@@ -38,7 +40,7 @@ _NAME = re.compile(r"[a-zA-Z0-9_.-]{3,255}|arn:[a-zA-Z0-9:/_.-]{1,1020}")
 class Operation:
     """One operation on a table: its one deadline, and its id, by which a late attempt of it is known."""
 
-    __slots__ = ("_id", "_pauses", "deadline", "is_unsettled")
+    __slots__ = ("_id", "_least", "_pauses", "deadline", "is_unsettled")
 
     def __init__(self, timeout: float) -> None:
         self.deadline = time.monotonic() + timeout
@@ -47,6 +49,7 @@ class Operation:
         became of the operation, but by its deadline."""
         self._id: str | None = None
         self._pauses = 0
+        self._least = min(_LEAST, timeout / 10)
 
     @property
     def id(self) -> str:
@@ -66,7 +69,7 @@ class Operation:
         longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._pauses, 10))
         self._pauses += 1
         pause = random.uniform(0, longest)  # noqa: S311 - it only spreads the retries
-        if time.monotonic() + pause >= self.deadline:
+        if time.monotonic() + pause + self._least >= self.deadline:
             raise StoreUnavailable(f"{failure}; it was tried until the deadline") from None
         await anyio.sleep(pause)
 
@@ -146,9 +149,11 @@ class TableCalls:
             try:
                 self._create(self.client, self.table_name)
             except Exception as failure:
-                raise ConfigurationError(
-                    f"the table cannot be created: {type(failure).__name__}: {failure}"
-                ) from failure
+                raise outage(f"the table cannot be created: {type(failure).__name__}: {failure}") from failure
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        await self._transport.close()
 
     def begin(self) -> Operation:
         """Return a new operation. All its attempts end by its deadline."""

@@ -30,6 +30,10 @@ class Transport(Protocol):
         """Send one attempt, without a deadline, and block until it has ended. Raises what `call` raises."""
         ...
 
+    async def close(self) -> None:
+        """Close the connections that this transport has opened. A later call opens new ones."""
+        ...
+
 
 def open_transport(
     client: Any, *, region_name: str | None = None, endpoint_url: str | None = None, timeout: float = 5.0

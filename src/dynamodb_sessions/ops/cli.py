@@ -210,7 +210,7 @@ def _show(options: argparse.Namespace) -> int:
 
 async def _show_session(options: argparse.Namespace) -> int:
     record = await _store(_target(options)).load(options.id, now=wall_clock())
-    if not isinstance(record, Record):
+    if record is None:
         return _fail(_UNKNOWN)
     lines = {
         "session": fingerprint(record.id),
@@ -245,7 +245,7 @@ def _revoke(options: argparse.Namespace) -> int:
 async def _revoke_one(options: argparse.Namespace) -> int:
     store = _store(_target(options))
     try:
-        is_there = isinstance(await store.load(options.id, now=wall_clock()), Record)
+        is_there = await store.load(options.id, now=wall_clock()) is not None
     except CorruptRecord:
         is_there = True
     await store.delete(options.id)

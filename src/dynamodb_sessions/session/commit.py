@@ -22,24 +22,54 @@ from dynamodb_sessions.session.save_policy import (
     Update,
 )
 from dynamodb_sessions.session.session import Session
-from dynamodb_sessions.stores.contract import Changes, Moved, Record, SessionStore, is_same
+from dynamodb_sessions.stores.contract import Changes, OnMoved, Record, SessionStore, is_same
 
 logger = logging.getLogger("dynamodb_sessions")
 
 
 async def load(
-    store: SessionStore, session_id: str, lifetimes: Lifetimes, *, min_version: int = 0
-) -> Record | Moved | None:
-    """Return what the store has under an id. A record past its absolute lifetime is deleted.
+    store: SessionStore,
+    session_id: str,
+    lifetimes: Lifetimes,
+    *,
+    min_version: int = 0,
+    on_moved: OnMoved | None = None,
+) -> Record | None:
+    """Return the stored record, or None if there is none. One past its absolute lifetime is deleted.
 
     Raises StoreUnavailable, ConfigurationError or CorruptRecord.
     """
     now = clock.wall_clock()
-    found = await store.load(session_id, now=now, min_version=min_version)
-    if isinstance(found, Record) and lifetimes.is_over(found, now):
+    found = await store.load(session_id, now=now, min_version=min_version, on_moved=on_moved)
+    if found is not None and lifetimes.is_over(found, now):
         await store.delete(session_id, record=found, version=found.version)
         return None
     return found
+
+
+async def is_alive(store: SessionStore, session: Session) -> bool:
+    """Whether the session is still stored, or has never been. Raises as `load` does."""
+    record = session.record
+    if session.ended or record is None or session.cleared:
+        return not session.ended
+    found = await store.load(record.id, now=clock.wall_clock(), consistency="strong")
+    if found is None or not is_same(found, record):
+        session.ended = True
+        logger.warning("session %s was ended meanwhile: nothing more is stored of it", fingerprint(record.id))
+    return not session.ended
+
+
+async def reload(store: SessionStore, session: Session) -> bool:
+    """Have a session hold what is stored of it now. False if it has ended, or was never stored."""
+    record = session.record
+    if session.ended or record is None:
+        return False
+    found = await store.load(record.id, now=clock.wall_clock(), consistency="strong")
+    if found is None or not is_same(found, record):
+        session.ended = True
+        return False
+    session.take(found)
+    return True
 
 
 async def commit(store: SessionStore, session: Session, action: Action, *, asked: int) -> bool:  # noqa: C901 - a table
@@ -101,7 +131,7 @@ async def _empty(
     known = record
     while not await store.delete(record.id, record=known, version=known.version):
         found = await store.load(record.id, now=now, consistency="strong")
-        if not isinstance(found, Record) or not is_same(found, record):
+        if found is None or not is_same(found, record):
             return changes.apply(record), None
         if changes.apply(found).data:
             return changes.apply(record), await store.update(record, changes, now=now)
@@ -117,6 +147,6 @@ async def _create_or_join(store: SessionStore, record: Record, now: int) -> Reco
         if created is not None:
             return created
         found = await store.load(record.id, now=now, consistency="strong")
-        joined = await store.update(found, changes, now=now) if isinstance(found, Record) else None
+        joined = await store.update(found, changes, now=now) if found is not None else None
         if joined is not None:
             return joined

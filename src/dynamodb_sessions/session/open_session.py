@@ -9,11 +9,11 @@ from dynamodb_sessions import clock
 from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.session.commit import commit, load
+from dynamodb_sessions.session.commit import commit, is_alive, load, reload
 from dynamodb_sessions.session.lifetimes import Lifetimes
-from dynamodb_sessions.session.save_policy import decide
+from dynamodb_sessions.session.save_policy import Nothing, decide
 from dynamodb_sessions.session.session import Session
-from dynamodb_sessions.stores.contract import OwnerStore, Record, SessionStore
+from dynamodb_sessions.stores.contract import OwnerStore, SessionStore
 
 _MAX_ID_SIZE = 2048
 
@@ -37,8 +37,8 @@ async def open_session(
     if not is_text(session_id, max_size=_MAX_ID_SIZE):
         raise ConfigurationError(f"a session id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
     lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
-    found = await load(store, session_id, lifetimes)
-    session = Session(record=found if isinstance(found, Record) else None, fixed_id=session_id)
+    record = await load(store, session_id, lifetimes)
+    session = Session(record=record, fixed_id=session_id)
 
     one_at_a_time = anyio.Lock()
 
@@ -46,11 +46,18 @@ async def open_session(
         with anyio.CancelScope(shield=True):
             async with one_at_a_time:
                 asked = session.asked
-                kept = await commit(store, session, decide(session, lifetimes, clock.wall_clock()), asked=asked)
-        return kept
+                action = decide(session, lifetimes, clock.wall_clock())
+                kept = await commit(store, session, action, asked=asked)
+        return kept and (not isinstance(action, Nothing) or await is_alive(store, session))
 
-    session.attach(save, store if isinstance(store, OwnerStore) else None)
+    async def read_again(session: Session) -> bool:
+        async with one_at_a_time:
+            return await reload(store, session)
+
+    session.attach(save, read_again, store if isinstance(store, OwnerStore) else None)
     yield session
-    await save(session)
+    with anyio.CancelScope(shield=True):
+        async with one_at_a_time:
+            await commit(store, session, decide(session, lifetimes, clock.wall_clock()), asked=session.asked)
     if session.ended and session.modified:
         raise SessionError(f"session {fingerprint(session_id)} was deleted while it was open: its changes are dropped")

@@ -1,5 +1,6 @@
 """Session: the dict a handler holds. It knows what changed since it was loaded, and decides nothing."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ from dynamodb_sessions.exceptions import ConfigurationError, SessionError, Unser
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.session.tracking import ABSENT, CONSTANTS, Tracking, all_as_stored
 from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, OwnerStore, Record, is_owner
+
+logger = logging.getLogger("dynamodb_sessions")
 
 _LATE = "the response has started, so the browser cannot be told a new session id any more: do this before it starts"
 
@@ -53,6 +56,7 @@ class Session(dict[str, Any]):
     stored_version = 0
     """The version that the last commit left."""
     _save: Callable[["Session"], Awaitable[bool]] | None = None
+    _reload: Callable[["Session"], Awaitable[bool]] | None = None
 
     def __init__(
         self,
@@ -184,6 +188,18 @@ class Session(dict[str, Any]):
             raise SessionError("this session belongs to no request and no store")
         return await self._save(self)
 
+    async def reload(self) -> bool:
+        """Read what is stored now, and forget the changes that are not saved yet. False if the session has ended.
+
+        What was asked for by `set_max_age`, `bind` or `regenerate` is still to be done. Raises StoreUnavailable or
+        CorruptRecord, and SessionError after a `clear()` that is not saved.
+        """
+        if self._reload is None:
+            raise SessionError("this session belongs to no request and no store")
+        if self.cleared:
+            raise SessionError("this session was cleared, and there is nothing to read again before that is saved")
+        return await self._reload(self)
+
     # What the rest of the package asks and tells.
 
     def delta(self) -> tuple[dict[str, str], frozenset[str]]:
@@ -243,10 +259,39 @@ class Session(dict[str, Any]):
         # By now it has nearly always been stored: to see that takes less than to decide it.
         return not all_as_stored(self, suspects, self.record.data)
 
-    def attach(self, save: Callable[["Session"], Awaitable[bool]], store: OwnerStore | None) -> None:
-        """Say what `save` does, and where the session is kept."""
+    def attach(
+        self,
+        save: Callable[["Session"], Awaitable[bool]],
+        reload: Callable[["Session"], Awaitable[bool]],
+        store: OwnerStore | None,
+    ) -> None:
+        """Say what `save` and `reload` do, and where the session is kept."""
         self._save = save
+        self._reload = reload
         self._store = store
+
+    def assign(self, content: Mapping[str, Any]) -> None:
+        """Make this the content: what is no key of it is removed, what is not the same object is set."""
+        for key in [key for key in dict.keys(self) if key not in content]:
+            del self[key]
+        for key, value in content.items():
+            if dict.get(self, key, ABSENT) is not value:
+                self[key] = value
+
+    def take(self, record: Record) -> None:
+        """Take a record for what is stored and what the session holds, in place of all that it has held."""
+        content = record.content()
+        self.record = record
+        self.stored_version = max(self.stored_version, record.version)
+        self.__dict__.pop("_tracking", None)  # As the class has it.
+        dict.clear(self)
+        dict.update(self, content)
+
+    def finish(self) -> None:
+        """Note that no commit will follow: what is changed from now on is stored by `save` alone."""
+        if self._tracking is None:
+            self._tracking = Tracking()
+        self._tracking.on_write = _warn_of_late_change
 
     def settle(self, record: Record | None, *, asked: int, version: int = 0) -> None:
         """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is.
@@ -389,6 +434,12 @@ class DueSession(Session):
         if accessed and self.on_access is not None:
             on_access, self.on_access = self.on_access, None
             on_access()
+
+
+def _warn_of_late_change() -> None:
+    logger.warning(
+        "a session was changed after its request had ended: the change is lost, unless `await session.save()` follows"
+    )
 
 
 _NOTHING = frozenset[str]()

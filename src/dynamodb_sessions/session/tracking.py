@@ -5,7 +5,7 @@ cannot be changed in place need no watching; of others an imprint is taken when 
 """
 
 import marshal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dynamodb_sessions.codec import encode, same
@@ -18,7 +18,7 @@ CONSTANTS = frozenset((str, int, float, bool, type(None)))
 class Tracking:
     """The keys of one session that may have changed. Several threads of one request may use it at once."""
 
-    __slots__ = ("_all_written", "_handed_out", "written")
+    __slots__ = ("_all_written", "_handed_out", "on_write", "written")
 
     def __init__(self) -> None:
         self._handed_out: dict[str, bytes | None] = {}
@@ -29,6 +29,8 @@ class Tracking:
         self._all_written = False
         self.written: set[str] = set()
         """Keys that were set or removed since anything was stored."""
+        self.on_write: Callable[[], None] | None = None
+        """Called once, when something is next set or removed."""
 
     def hand_out(self, key: str, value: Any) -> None:
         """Note that a value is given away, which can then be changed without a word."""
@@ -38,6 +40,9 @@ class Tracking:
     def write(self, key: str) -> None:
         """Note that an entry is set or removed."""
         self.written.add(key)
+        if self.on_write is not None:
+            on_write, self.on_write = self.on_write, None
+            on_write()
         self._handed_out[key] = None
 
     def write_all(self) -> None:

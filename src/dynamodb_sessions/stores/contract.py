@@ -17,6 +17,9 @@ MAX_RECORD_SIZE = 400 * 1024
 MOVED_SECONDS = 60
 """For how long it is known where a session has moved: as long as requests with its old cookie may be under way."""
 
+OnMoved = Callable[[], None]
+"""Called if what was looked for had that id until a moment ago: the session, or a login in its place, has another."""
+
 Consistency = Literal["default", "strong", "eventual"]
 """Of a read: "default" is the store's own."""
 
@@ -159,9 +162,15 @@ class SessionStore(Protocol):
     """
 
     async def load(
-        self, session_id: str, *, now: int, min_version: int = 0, consistency: Consistency = "default"
-    ) -> Record | Moved | None:
-        """Return the record; Moved if it has another id since a moment ago; None if there is none.
+        self,
+        session_id: str,
+        *,
+        now: int,
+        min_version: int = 0,
+        consistency: Consistency = "default",
+        on_moved: OnMoved | None = None,
+    ) -> Record | None:
+        """Return the record; None if there is none: then `on_moved` is called if it has another id since a moment ago.
 
         A store that reads stale copies reads again until the record is at least as new as `min_version`; with
         `consistency="strong"` what it returns is not stale, with "eventual" it may be.

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from dynamodb_sessions.aws.errors import ConditionFailed, ItemTooLarge, OutcomeUnknown
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
@@ -26,6 +26,7 @@ from dynamodb_sessions.stores.contract import (
     Consistency,
     Health,
     Moved,
+    OnMoved,
     Record,
     check_size,
     is_owner,
@@ -122,9 +123,25 @@ class DynamoDBStore:
         """Have `mode`, `mode_reason` and `probe_error` say that the table cannot be used."""
         self._calls.mark_unusable(error)
 
+    async def close(self) -> None:
+        """Close the connections that this store has opened; a given client stays open. A later call opens new ones."""
+        await self._calls.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     async def load(
-        self, session_id: str, *, now: int, min_version: int = 0, consistency: Consistency = "default"
-    ) -> Record | Moved | None:
+        self,
+        session_id: str,
+        *,
+        now: int,
+        min_version: int = 0,
+        consistency: Consistency = "default",
+        on_moved: OnMoved | None = None,
+    ) -> Record | None:
         consistent = consistency == "strong" or (
             consistency == "default"
             and (self._consistent_read or now - self._written.get(session_id, 0) <= _STALE_SECONDS)
@@ -133,6 +150,10 @@ class DynamoDBStore:
         found = await self._get(operation, session_id, now, consistent=consistent)
         if not consistent and (not isinstance(found, Record) or found.version < min_version):
             found = await self._get(operation, session_id, now, consistent=True)
+        if isinstance(found, Moved):
+            if on_moved is not None:
+                on_moved()
+            return None
         return found
 
     async def create(
@@ -278,7 +299,7 @@ class DynamoDBStore:
         """
         at = wall_clock() if now is None else now
         async for found in self._calls.pages("scan", TableName=self.table_name):
-            session_id = found[table_schema.KEY]["S"]
+            session_id = _id_of(found)
             if not item_format.is_session(found):
                 continue
             try:
@@ -309,7 +330,7 @@ class DynamoDBStore:
             ExpressionAttributeValues={":o": {"S": owner}},
         )
         async for found in pages:
-            yield found[table_schema.KEY]["S"]
+            yield _id_of(found)
 
     async def _get_any(self, operation: Operation, session_id: str, now: int) -> Record | Moved | str | None:
         """Read strongly what is stored under an id, be it corrupt: then return what is wrong with it."""
@@ -401,7 +422,7 @@ class DynamoDBStore:
             is_known = is_done or stored.version <= base + 1
             if is_known and not is_done:
                 base = stored.version
-                check_size(changes.apply(stored), before=stored)
+                item_format.check_readable(changes.apply(stored))
                 request = update_expression.deciding_attempt(
                     stored, operations, changes, operation.id, now, self._compress_over
                 )
@@ -429,7 +450,7 @@ class DynamoDBStore:
             if operation.id in operations:
                 return stored
             changed = changes.apply(stored)
-            check_size(changed, before=stored)
+            item_format.check_readable(changed)
             request = update_expression.replacement(
                 stored, operations, changed, changes, operation.id, now, self._compress_over
             )
@@ -598,6 +619,17 @@ class DynamoDBStore:
             ) from None
 
 
+def _id_of(item: Any) -> str:
+    """Return the id of an item that an answer holds. Raises StoreUnavailable if the answer is none of DynamoDB's."""
+    try:
+        session_id = item[table_schema.KEY]["S"]
+    except (KeyError, TypeError):
+        session_id = None
+    if not isinstance(session_id, str):
+        raise StoreUnavailable("DynamoDB's answer is none")
+    return session_id
+
+
 class _StillThere(NamedTuple):
     """A session that has not moved, and will not by what was tried so far."""
 
@@ -609,9 +641,9 @@ def _heard(changed: Record, answer: dict[str, Any], changes: Changes) -> Record:
 
     If it expires at another time than was expected, its own lifetime is another than was last heard of.
     """
-    told = answer.get("Attributes")
-    if not isinstance(told, dict):
+    if "Attributes" not in answer:
         return changed
+    told = answer["Attributes"]
     try:
         version = int(told["version"]["N"]) if "version" in told else changed.version
         expires_at = int(told[table_schema.TTL]["N"]) if table_schema.TTL in told else changed.expires_at

@@ -19,7 +19,7 @@ from dynamodb_sessions.stores.contract import (
     Changes,
     Consistency,
     Health,
-    Moved,
+    OnMoved,
     ProbedStore,
     Record,
     SessionStore,
@@ -96,11 +96,19 @@ class FallbackStore:
         await self._is_primary()
 
     async def load(
-        self, session_id: str, *, now: int, min_version: int = 0, consistency: Consistency = "default"
-    ) -> Record | Moved | None:
+        self,
+        session_id: str,
+        *,
+        now: int,
+        min_version: int = 0,
+        consistency: Consistency = "default",
+        on_moved: OnMoved | None = None,
+    ) -> Record | None:
         nothing_to_move = self._initialised and not self.memory
         store = self.primary if nothing_to_move else await self._store_of(session_id, now)
-        return await store.load(session_id, now=now, min_version=min_version, consistency=consistency)
+        return await store.load(
+            session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved
+        )
 
     async def create(
         self,
@@ -199,7 +207,7 @@ class FallbackStore:
         try:
             with anyio.CancelScope(shield=True):
                 record = await self.memory.load(session_id, now=now)
-                if isinstance(record, Record):
+                if record is not None:
                     await self.primary.create(record, now=now)
                     if await self.memory.load(session_id, now=now) is None:  # Its owner's sessions have been revoked.
                         await self.primary.delete(session_id)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamodb_sessions.codec import decode, encode_items
-from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
+from dynamodb_sessions.exceptions import CorruptRecord, SessionTooLarge, UnserializableValue
 from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Moved, Record
 from dynamodb_sessions.stores.table_schema import KEY, TTL
 
@@ -27,7 +27,7 @@ MAX_RATIO = 10
 """How many times as long a value may be as what is stored of it, if it is stored without knowing all the others."""
 
 _MAX_UNPACKED = (MAX_RATIO + 2) * MAX_RECORD_SIZE
-"""Characters of one item, uncompressed. What has a higher ratio than that is only stored beside known values."""
+"""Characters of one item, uncompressed, that are read. What has a higher ratio is only stored beside known values."""
 
 
 _MALFORMED = (
@@ -85,6 +85,16 @@ def _unpack_all(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         if left < 0:
             raise ValueError("more than any session holds")
     return values
+
+
+def check_readable(record: Record) -> None:
+    """Raise SessionTooLarge for what would be too much to be read again, however small it is compressed.
+
+    Each of several who change a session at once may add as much as fits into an item, so it may be more than that.
+    """
+    size, limit = sum(len(value) for value in record.data.values()), MAX_RATIO * MAX_RECORD_SIZE
+    if size > limit:
+        raise SessionTooLarge(size, limit, sorted(record.data, key=lambda key: -len(record.data[key]))[:3])
 
 
 def user_data(record: Record, compress_over: int | None = None) -> dict[str, Any]:

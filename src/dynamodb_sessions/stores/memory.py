@@ -11,7 +11,7 @@ from dynamodb_sessions.stores.contract import (
     Changes,
     Consistency,
     Health,
-    Moved,
+    OnMoved,
     Record,
     check_size,
     is_owner,
@@ -55,10 +55,14 @@ class MemoryStore:
         now: int,
         min_version: int = 0,  # noqa: ARG002
         consistency: Consistency = "default",  # noqa: ARG002
-    ) -> Record | Moved | None:
+        on_moved: OnMoved | None = None,
+    ) -> Record | None:
         with self._lock:
             record = self._live(session_id, now)
-            return record if record is not None or not self._moved else self._moved_to(session_id, now)
+            has_moved = record is None and self._moved.get(session_id, ("", 0))[1] > now
+        if has_moved and on_moved is not None:
+            on_moved()
+        return record
 
     async def create(
         self,
@@ -163,10 +167,6 @@ class MemoryStore:
             if len(self._moved) <= self._max_sessions and self._moved[oldest][1] > now:
                 break
             del self._moved[oldest]
-
-    def _moved_to(self, session_id: str, now: int) -> Moved | None:
-        moved_to, until = self._moved.get(session_id, ("", 0))
-        return Moved(moved_to) if until > now else None
 
     def _where_it_is(self, session_id: str, record: Record) -> str:
         """Return the id that a session has by now, if its owner is the same still."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamodb_sessions.events import OnEvent, SessionEvent, capacity
 from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.stores.contract import Changes, Consistency, Moved, Record, SessionStore
+from dynamodb_sessions.stores.contract import Changes, Consistency, OnMoved, Record, SessionStore
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -23,14 +23,20 @@ class ObservedStore:
         self._on_event = on_event
 
     async def load(
-        self, session_id: str, *, now: int, min_version: int = 0, consistency: Consistency = "default"
-    ) -> Record | Moved | None:
+        self,
+        session_id: str,
+        *,
+        now: int,
+        min_version: int = 0,
+        consistency: Consistency = "default",
+        on_moved: OnMoved | None = None,
+    ) -> Record | None:
         load = self._store.load
         if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):  # Of most requests the only operation.
-            return await load(session_id, now=now, min_version=min_version, consistency=consistency)
+            return await load(session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved)
         with self._observe("load", session_id) as ending:
-            found = await load(session_id, now=now, min_version=min_version, consistency=consistency)
-            ending["outcome"] = "ok" if isinstance(found, Record) else "absent"
+            found = await load(session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved)
+            ending["outcome"] = "ok" if found is not None else "absent"
         return found
 
     async def create(

@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
@@ -23,12 +24,12 @@ from dynamodb_sessions.exceptions import (
     UnserializableValue,
 )
 from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.session.commit import commit, load
+from dynamodb_sessions.session.commit import commit, is_alive, load, reload
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.owner_limit import limit_owner
 from dynamodb_sessions.session.save_policy import Action, Create, Delete, Nothing, Rotate, Touch, Update, decide
 from dynamodb_sessions.session.session import DueSession, Session
-from dynamodb_sessions.stores.contract import Moved, OwnerStore, Record, SessionStore
+from dynamodb_sessions.stores.contract import OwnerStore, Record, SessionStore
 from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
 from dynamodb_sessions.web.responses import add_headers, refuse
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dynamodb_sessions")
 
 _SERVER_ERROR = 500
+_POLL_SECONDS = 0.01
 _OUTAGE = (StoreUnavailable, ConfigurationError)
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start", "websocket.close"))
 
@@ -56,6 +58,30 @@ class Setup(NamedTuple):
     """The store, if it may have to be initialised."""
     imports: "StarletteCookie | None"
     """The cookies that are adopted, if any are."""
+    commits: "Commits"
+    """Those that are under way."""
+
+
+class Commits:
+    """Counts what is being stored, so that a server that ends can wait for it. Event loops may share it."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._under_way += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._under_way -= 1
+
+    async def wait(self) -> None:
+        """Wait until none is under way. Each ends by its store's deadline."""
+        await anyio.sleep(_POLL_SECONDS)  # What a server has just cancelled begins its last commit now.
+        while self._under_way:  # noqa: ASYNC110 - in whichever event loop, so that no event of one would do.
+            await anyio.sleep(_POLL_SECONDS)
 
 
 class RequestCycle:
@@ -73,6 +99,8 @@ class RequestCycle:
     _refused = False
     """Whether the client was told to come back later: whatever the app still says is not passed on."""
     _streaming = False
+    _is_open = False
+    """Whether a websocket was accepted."""
     _disconnected = False
     _is_due = False
     """Whether the session is to be touched if it is used."""
@@ -99,6 +127,8 @@ class RequestCycle:
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
             # back to it, or each request would be left to the garbage collector.
             self._refused = True
+            if self._session is not None:
+                self._session.finish()
             self._receive, self._send = _GONE[self._scope["type"]], _ignored
             self._scope = self._session = None
 
@@ -112,7 +142,7 @@ class RequestCycle:
         except _OUTAGE as error:
             await self._refuse("loaded", error)
             return
-        session.attach(self._save, setup.owners)
+        session.attach(self._save, self._reload, setup.owners)
         self._session = self._scope["session"] = session
         try:
             if self._is_due:
@@ -122,7 +152,7 @@ class RequestCycle:
         except BaseException as error:
             gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
             await self._finish(session, failed=self._failed or not gone)
-            if not isinstance(error, StoreUnavailable) or session.late:
+            if session.late or not _is_outage(error):
                 raise
             await self._refuse("saved", error)
         else:
@@ -134,14 +164,22 @@ class RequestCycle:
         carried_over = [] if imports is None else imports.read(self._scope["headers"])
         self._superseded = bool(carried_over and payloads)
         presented, moved = None, False
+
+        def note_moved() -> None:
+            nonlocal moved
+            moved = True
+
         for payload in payloads:
             try:
-                found = await load(
-                    self._setup.store, payload.session_id, self._setup.lifetimes, min_version=payload.version
+                record = await load(
+                    self._setup.store,
+                    payload.session_id,
+                    self._setup.lifetimes,
+                    min_version=payload.version,
+                    on_moved=note_moved,
                 )
-                moved = moved or isinstance(found, Moved)
-                if isinstance(found, Record):
-                    session = self._open(found, refresh=payload.stale)
+                if record is not None:
+                    session = self._open(record, refresh=payload.stale)
                     self._refresh = payload.stale
                     return session
             except CorruptRecord as error:
@@ -227,6 +265,7 @@ class RequestCycle:
                     await self._refuse("saved", error)
                     return
             session.late = True
+            self._is_open = message["type"] == "websocket.accept"
             accessed = session.accessed
             if not self._failed:  # Else what it has dropped may still be saved.
                 session.accessed = False
@@ -252,28 +291,50 @@ class RequestCycle:
 
     def _may_commit(self, session: Session) -> bool:
         """Whether a commit may have something to do: it decides."""
-        if session.may_differ or self._refresh:
+        if session.may_differ or self._refresh or self._scope.get("session") is not session:
             return True
         record = session.record
         return session.accessed and record is not None and self._setup.lifetimes.is_due(record, clock.wall_clock())
 
     async def _save(self, session: Session) -> bool:
-        return await self._commit(session, failed=False)
+        return await self._commit(session, failed=False, asks=True)
 
-    async def _commit(self, session: Session, *, failed: bool, touch_only: bool = False) -> bool:
-        """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
+    async def _reload(self, session: Session) -> bool:
+        await self._committed_before()
+        return await reload(self._setup.store, session)
 
-        One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
-        cut a save in half; the store's own deadline ends it.
-        """
+    def _take_assigned(self, session: Session) -> None:
+        """Take what the app has put in the session's place in the scope for its content from now on."""
+        held = session if self._scope is None else self._scope.get("session", session)
+        if held is session:
+            return
+        if isinstance(held, Mapping):
+            session.assign(held)
+        elif held is None or isinstance(held, type | Enum):  # Litestar's Empty.
+            session.assign({})
+        else:
+            raise SessionError(f"scope['session'] was set to {type(held).__name__}, which is no dict")
+
+    async def _committed_before(self) -> None:
+        """Wait for the commit that is under way, if one is."""
         if self._committed is not None:
             with anyio.CancelScope(shield=True):
                 while self._committed is not None:
                     await self._committed.wait()
+
+    async def _commit(self, session: Session, *, failed: bool, touch_only: bool = False, asks: bool = False) -> bool:
+        """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
+
+        One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
+        cut a save in half; the store's own deadline ends it. `asks`: somebody wants to know whether the session is
+        still there, even if nothing was changed.
+        """
+        await self._committed_before()
+        self._take_assigned(session)
         now, asked = clock.wall_clock(), session.asked
         action = decide(session, self._setup.lifetimes, now, failed=failed, refresh=self._refresh)
         if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
-            return not session.ended
+            return await is_alive(self._setup.store, session) if asks else not session.ended
         if self._is_due and isinstance(action, Touch):
             if self._untouched is not None:
                 untouched, self._untouched = self._untouched, None
@@ -282,7 +343,7 @@ class RequestCycle:
                 return not session.ended
         self._committed = anyio.Event()
         try:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), self._setup.commits:
                 kept = await self._commit_alone(session, action, now, asked)
         finally:
             self._committed.set()
@@ -341,13 +402,13 @@ class RequestCycle:
             # Nobody is left to be told: the response is on its way, or is an error already.
             logger.error("a session could not be saved after its response had started, or failed: %s", error)
 
-    async def _refuse(self, what: str, error: SessionError) -> None:
+    async def _refuse(self, what: str, error: BaseException) -> None:
         """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
         logger.error("a session could not be %s: %s", what, error)
         self._refused = True
         if self._session is not None:
             self._session.late = True
-        await refuse(self._scope, self._receive, self._send)
+        await refuse(self._scope, self._receive, self._send, is_open=self._is_open)
 
 
 def _from_any_thread(callback: Callable[[], None]) -> Callable[[], None]:
@@ -366,6 +427,11 @@ def _from_any_thread(callback: Callable[[], None]) -> Callable[[], None]:
                 loop.call_soon_threadsafe(callback)
 
     return call
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Whether the store could not do what the app asked of it: a request is told to come later, as by its commit."""
+    return isinstance(error, StoreUnavailable) or (isinstance(error, ConfigurationError) and error.is_outage)
 
 
 async def _gone() -> Message:

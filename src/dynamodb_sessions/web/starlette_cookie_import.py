@@ -86,7 +86,7 @@ class StarletteCookie:
         now = clock.wall_clock()
         try:
             adopted = await store.load(found.id, now=now)
-            if not isinstance(adopted, Record):
+            if adopted is None:
                 expires_at = lifetimes.expires_at(now, created_at=now, own=None)
                 record = Record(new_id(), encode_items(found.data), now, expires_at, born=new_born())
                 await store.create(record, now=now)
@@ -95,12 +95,9 @@ class StarletteCookie:
                     return record
                 # A parallel request was first, unless this is our own first attempt, whose reply was lost.
                 adopted = await store.load(found.id, now=now)
-                if not isinstance(adopted, Record) or adopted.content()[_ID] != record.id:
+                if adopted is None or adopted.content()[_ID] != record.id:
                     await store.delete(record.id)
-            if not isinstance(adopted, Record):
-                return None
-            session = await load(store, adopted.content()[_ID], lifetimes)
-            return session if isinstance(session, Record) else None
+            return None if adopted is None else await load(store, adopted.content()[_ID], lifetimes)
         except (CorruptRecord, UnserializableValue) as error:
             logger.warning("a cookie session cannot be adopted: %s", error)
             return None
