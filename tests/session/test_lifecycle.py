@@ -458,3 +458,22 @@ async def test_a_touch_that_does_not_hear_of_a_version_forgets_none() -> None:
     session.settle(record, asked=0, version=9)
     assert await commit(Deaf(), session, Touch(record, Changes(NOW + 5000)), asked=0)
     assert session.stored_version == 9
+
+
+@pytest.mark.anyio
+async def test_who_joins_a_session_created_in_another_second_can_go_on_with_it(
+    store: SessionStore, clock: Clock
+) -> None:
+    async with open_session(store, "job-1") as mine:
+        clock.now += 1
+        async with open_session(store, "job-1") as theirs:
+            theirs["theirs"] = 1
+        clock.now += 1
+        mine["mine"] = 1
+        assert await mine.save()
+        clock.now += 1
+        mine["more"] = 2
+        assert await mine.save()
+        assert await mine.save()
+    async with open_session(store, "job-1") as both:
+        assert dict(both) == {"theirs": 1, "mine": 1, "more": 2}

@@ -638,7 +638,7 @@ async def test_a_held_item_is_tried_again_and_given_up_in_the_end(
 
     store.client.meta.events.register("before-call.dynamodb.UpdateItem", conflict)
     assert await store.update(record, Changes(LATER, set={"a": "2"}), now=NOW) is not None
-    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=0.3)
+    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=1.0)
     conflicts[0] = 100_000
     with pytest.raises(StoreUnavailable, match="another transaction holds the item; it was tried until the deadline"):
         await hasty.update(record, Changes(LATER, set={"a": "3"}), now=NOW)
@@ -657,7 +657,7 @@ async def test_what_changes_without_end_is_given_up_and_nothing_is_lost(
     for operation in ("UpdateItem", "TransactWriteItems"):
         store.client.meta.events.register(f"before-call.dynamodb.{operation}", conflict)
     many = Changes(LATER, set={f"{number}": "1" for number in range(101)})
-    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=0.3)
+    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=1.0)
     with pytest.raises(StoreUnavailable, match="too many"):
         await hasty.update(record, many, now=NOW)
     with pytest.raises(StoreUnavailable, match="faster"):
@@ -821,3 +821,64 @@ async def test_every_error_is_one_of_ours(error: Exception, expected: type[Sessi
     assert type(translated) is expected
     assert "secret" not in str(translated)
     assert str(translated).isprintable()
+
+
+GARBAGE: dict[str, list[tuple[str, Any]]] = {
+    "load": [
+        ("GetItem", {"Item": []}),
+        ("GetItem", {"Item": 5}),
+        ("GetItem", {"Item": {"session_id": "x"}}),
+    ],
+    "update": [
+        ("UpdateItem", {"Attributes": None}),
+        ("UpdateItem", {"Attributes": {"version": {"N": "many"}}}),
+        ("UpdateItem", {"Attributes": {"version": 5, "ttl": {}}}),
+    ],
+    "list": [("Query", {"Items": [{}]}), ("Query", {"Items": [None]}), ("Query", {}), ("Query", {"Items": 5})],
+}
+
+
+@pytest.mark.parametrize(("act", "operation", "said"), [(act, *each) for act, all_ in GARBAGE.items() for each in all_])
+async def test_well_formed_json_that_is_not_dynamodbs_is_an_outage(
+    act: str, operation: str, said: Any, moto_url: str, table_name: str
+) -> None:
+    """Never an AttributeError, and never a session that is absent. With `client="async"`: boto3's parser is lenient."""
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, client="async", create_table=True, timeout=1.0)
+    record = a_record()
+    await store.create(record, now=NOW)
+    send = store._calls._transport.call
+
+    async def garbled(name: str, **parameters: Any) -> Any:
+        answer = await send(name, **parameters)
+        return said if name.title().replace("_", "") == operation else answer
+
+    store._calls._transport.call = garbled  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable):
+        if act == "load":
+            await store.load(record.id, now=NOW)
+        elif act == "update":
+            await store.update(record, Changes(LATER, set={"a": "2"}), now=NOW)
+        else:
+            assert [each async for each in store.list_owner("acme/alice", now=NOW)]
+
+
+@pytest.mark.parametrize("kind", [None, "async"])
+async def test_a_store_closes_what_it_has_opened_and_can_be_used_again(
+    kind: str | None, moto_url: str, table_name: str
+) -> None:
+    async with DynamoDBStore(table_name, endpoint_url=moto_url, client=kind, create_table=True) as store:
+        record = a_record()
+        await store.create(record, now=NOW)
+        other = DynamoDBStore(table_name, endpoint_url=moto_url, client=kind)
+        assert await other.load(record.id, now=NOW) == record
+    assert await other.load(record.id, now=NOW) == record, "another store's connections stay open"
+    assert await store.load(record.id, now=NOW) == record
+    await store.close()
+    await other.close()
+    await other.close()
+
+
+async def test_a_given_client_stays_open(client: Any, table_name: str) -> None:
+    store = DynamoDBStore(table_name, client=client)
+    await store.close()
+    assert await store.load(new_id(), now=NOW) is None

@@ -334,8 +334,8 @@ async def test_the_next_login_ends_the_oldest_beyond_the_maximum(owners: OwnerSt
 
 async def test_owners_that_cannot_be_counted_do_not_fail_a_login(caplog: pytest.LogCaptureFixture) -> None:
     class Uncountable(MemoryStore):
-        def list_owner(self, owner: str | None, *, now: int | None = None) -> Any:
-            raise StoreUnavailable(f"no list of {owner} {now is None}")
+        async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Any:
+            raise StoreUnavailable(f"no list of {owner}: {maximum}, {len(keep)}")
 
     app = an_app(Uncountable(), by_path(login=bind, look=look), max_sessions_per_owner=1)
     with caplog.at_level(logging.ERROR):
@@ -366,3 +366,74 @@ async def test_a_session_knows_where_its_owners_others_are() -> None:
 def test_a_store_that_lists_no_owners_has_no_maximum() -> None:
     with pytest.raises(ConfigurationError, match="max_sessions_per_owner needs"):
         an_app(Counting(MemoryStore()), look, max_sessions_per_owner=2).build_middleware_stack()
+
+
+async def test_the_limit_takes_the_index_alone_as_long_as_there_are_not_too_many(
+    dynamodb_local_url: str, table_name: str
+) -> None:
+    store = DynamoDBStore(table_name, endpoint_url=dynamodb_local_url, create_table=True)
+    mine = await put(store, 0)
+    for age in range(1, 5):
+        await put(store, age)
+    calls: list[str] = []
+    store.client.meta.events.register("before-call.dynamodb", lambda model, **_: calls.append(model.name))
+    assert await store.limit_owner(ALICE, 5, keep=mine.id) == ()
+    assert calls == ["Query"]
+    calls.clear()
+    assert len(await store.limit_owner(ALICE, 3, keep=mine.id)) == 2
+    assert sorted(calls) == ["DeleteItem"] * 2 + ["GetItem"] * 2 + ["Query"]
+
+
+async def test_an_expired_session_takes_nobodys_place(owners: OwnerStore) -> None:
+    """Though DynamoDB has not removed it yet, and the index names it."""
+    now = wall_clock()
+    oldest = await put(owners, 30, expires_at=now + 100)
+    for age in (20, 10):
+        await put(owners, age, expires_at=now - 1)
+    mine = await put(owners, 0, expires_at=now + 100)
+    await owners.limit_owner(ALICE, 2, keep=mine.id)
+    assert {record.id async for record in owners.list_owner(ALICE)} == {oldest.id, mine.id}
+
+
+async def test_hundreds_of_sessions_are_ended_some_at_once(dynamodb_local_url: str, table_name: str) -> None:
+    store = DynamoDBStore(table_name, endpoint_url=dynamodb_local_url, create_table=True)
+    for age in range(100):
+        await put(store, age)
+    at_once, most = 0, 0
+    call = store._calls._transport.call
+
+    async def counted(operation: str, **parameters: Any) -> dict[str, Any]:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return await call(operation, **parameters)
+        finally:
+            at_once -= 1
+
+    store._calls._transport.call = counted  # type: ignore[method-assign]
+    assert len(await listed(store)) == 100
+    assert await store.revoke_owner(ALICE) == 100
+    assert most == 16
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_response_to_a_login_does_not_wait_for_the_limit() -> None:
+    sent: list[str] = []
+
+    class Slow(MemoryStore):
+        async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Any:
+            sent.append("limit")
+            return await super().limit_owner(owner, maximum, keep=keep)
+
+    app = an_app(Slow(), bind, max_sessions_per_owner=1)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", "scheme": "https"}
+    await app(scope, receive, send)
+    assert sent == ["http.response.start", "http.response.body", "limit"]

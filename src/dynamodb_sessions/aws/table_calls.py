@@ -167,6 +167,7 @@ class TableCalls:
         """
         if self._create_table and not self._answered:
             await self._prepare()
+            operation.deadline = time.monotonic() + self._transport.timeout
         if counts_capacity():
             parameters["ReturnConsumedCapacity"] = "TOTAL"
         while True:

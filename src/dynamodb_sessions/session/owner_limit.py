@@ -1,13 +1,22 @@
 """The limit of sessions that an owner may have: a login ends the oldest."""
 
-from dynamodb_sessions import clock
-from dynamodb_sessions.stores.contract import OwnerStore, Record, SessionStore
+import logging
+
+from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
+from dynamodb_sessions.stores.contract import OwnerStore, Record
+from dynamodb_sessions.stores.observed_store import ObservedStore
+
+logger = logging.getLogger("dynamodb_sessions")
 
 
-async def limit_owner(owners: OwnerStore, store: SessionStore, record: Record, maximum: int) -> None:
-    """End, in `store`, the oldest sessions of a record's owner until `maximum` are left, its own among them."""
+async def limit_owner(store: ObservedStore, owners: OwnerStore, record: Record, maximum: int) -> None:
+    """End the oldest sessions of a record's owner until `maximum` are left, its own among them.
+
+    The login itself has succeeded already: what goes wrong is logged.
+    """
     if record.owner is None:
         return
-    others = [other async for other in owners.list_owner(record.owner, now=clock.wall_clock()) if other.id != record.id]
-    for other in others[: max(0, len(others) - maximum + 1)]:
-        await store.delete(other.id, record=other)
+    try:
+        await store.limit_owner(owners, record.owner, maximum, keep=record.id)
+    except (StoreUnavailable, ConfigurationError) as error:
+        logger.error("an owner's sessions could not be counted, and may be more than %d: %s", maximum, error)

@@ -4,7 +4,7 @@ Whoever implements `SessionStore` promises what its docstrings say; `tests/store
 to it. A store knows nothing of cookies, requests or Python values: it moves strings.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
@@ -252,6 +252,13 @@ class OwnerStore(SessionStore, Protocol):
 
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
+        ...
+
+    async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
+        """End the owner's oldest sessions until `maximum` are left, the one with the id `keep` among them.
+
+        Return the ids of those that it ended.
+        """
         ...
 
     async def health(self) -> Health:

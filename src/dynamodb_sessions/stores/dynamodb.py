@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple, Self
@@ -291,6 +291,34 @@ class DynamoDBStore:
             seen.update(found)
             theirs = [session_id for session_id in found if session_id != keep]
             ended += sum([was_there async for was_there in self._calls.many(theirs, end)])
+
+    async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
+        """End the owner's oldest sessions until `maximum` are left, the one with the id `keep` among them.
+
+        As long as there are not more than that, it takes one Query of the index; else it reads the newest, until it has
+        found as many as may stay, and ends all that are older. Return the ids of those that it ended.
+        """
+        others = [session_id for session_id in await self.owner_ids(owner) if session_id != keep]
+        if len(others) < maximum:
+            return ()
+        at = wall_clock()
+
+        async def is_live(operation: Operation, session_id: str) -> bool:
+            found = await self._get_any(operation, session_id, at)
+            return isinstance(found, Record) and found.owner == owner
+
+        async def end(operation: Operation, session_id: str) -> str | None:
+            return session_id if await self._delete_of(operation, owner, session_id) else None
+
+        newest_first, left = others[::-1], maximum - 1
+        seen = 0
+        while left and seen < len(newest_first):
+            # No more at once than may stay: most are live.
+            part = newest_first[seen : seen + left]
+            left -= sum([live async for live in self._calls.many(part, is_live)])
+            seen += len(part)
+        ended = [session_id async for session_id in self._calls.many(newest_first[seen:], end)]
+        return [session_id for session_id in ended if session_id is not None]
 
     async def scan(self, *, now: int | None = None, include_expired: bool = False) -> AsyncIterator[Record]:
         """Yield every session of the table, in no particular order: for an operator, whose role allows Scan.

@@ -7,7 +7,7 @@ an empty one from memory would log everybody out.
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -166,6 +166,13 @@ class FallbackStore:
         is_primary = await self._is_primary() or not self._remember(_Logout(owner=owner, keep=keep))
         ended = 0 if self.memory is None else await self.memory.revoke_owner(owner, keep=keep)
         return ended + (await self.primary.revoke_owner(owner, keep=keep) if is_primary else 0)
+
+    async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
+        """End the owner's oldest sessions, where sessions are kept just now."""
+        if await self._is_primary():
+            return await self.primary.limit_owner(owner, maximum, keep=keep)
+        assert self.memory is not None  # noqa: S101 - else _is_primary has raised
+        return await self.memory.limit_owner(owner, maximum, keep=keep)
 
     async def health(self) -> Health:
         """Find out whether sessions are served just now: in memory, they are."""

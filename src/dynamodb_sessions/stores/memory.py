@@ -1,7 +1,7 @@
 """MemoryStore: sessions in this process, for development, tests and hard times. The same contract, bounded."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from threading import Lock
 
 from dynamodb_sessions.clock import wall_clock
@@ -128,6 +128,15 @@ class MemoryStore:
             for session_id in ended:
                 self._remove(session_id)
         return len(ended)
+
+    async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
+        """End the owner's oldest sessions until `maximum` are left, the one with the id `keep` among them."""
+        others = [record async for record in self.list_owner(owner) if record.id != keep]
+        ended = others[: max(0, len(others) - maximum + 1)]
+        with self._lock:
+            for record in ended:
+                self._remove(record.id)
+        return [record.id for record in ended]
 
     async def scan(self, *, now: int | None = None, include_expired: bool = False) -> AsyncIterator[Record]:
         """Yield every session, in no particular order."""

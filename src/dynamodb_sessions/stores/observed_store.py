@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamodb_sessions.events import OnEvent, SessionEvent, capacity
 from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.stores.contract import Changes, Consistency, OnMoved, Record, SessionStore
+from dynamodb_sessions.stores.contract import Changes, Consistency, OnMoved, OwnerStore, Record, SessionStore
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -76,6 +76,14 @@ class ObservedStore:
             deleted = await self._store.delete(session_id, record=record, version=version, bury_until=bury_until)
             ending["outcome"] = "ok" if deleted else "gone"
         return deleted
+
+    async def limit_owner(self, owners: OwnerStore, owner: str, maximum: int, *, keep: str) -> None:
+        """End the owner's oldest sessions beyond the maximum: each is told as one that was deleted."""
+        started = time.perf_counter()
+        ended = await owners.limit_owner(owner, maximum, keep=keep)
+        duration_ms = (time.perf_counter() - started) * 1000
+        for session_id in ended:
+            self._tell(SessionEvent("delete", "ok", duration_ms, None, fingerprint(session_id)))
 
     def _observe(self, name: str, session_id: str) -> AbstractContextManager[dict[str, Any]]:
         if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):

@@ -26,10 +26,10 @@ from dynamodb_sessions.exceptions import (
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.session.commit import commit, is_alive, load, reload
 from dynamodb_sessions.session.lifetimes import Lifetimes
-from dynamodb_sessions.session.owner_limit import limit_owner
 from dynamodb_sessions.session.save_policy import Action, Create, Delete, Nothing, Rotate, Touch, Update, decide
 from dynamodb_sessions.session.session import DueSession, Session
-from dynamodb_sessions.stores.contract import OwnerStore, Record, SessionStore
+from dynamodb_sessions.stores.contract import OwnerStore, Record
+from dynamodb_sessions.stores.observed_store import ObservedStore
 from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
 from dynamodb_sessions.web.responses import add_headers, refuse
 
@@ -50,7 +50,7 @@ class Setup(NamedTuple):
 
     cookie: SessionCookie
     lifetimes: Lifetimes
-    store: SessionStore
+    store: ObservedStore
     owners: OwnerStore | None
     """The store, if it finds sessions by owner."""
     max_sessions_per_owner: int | None
@@ -99,6 +99,8 @@ class RequestCycle:
     _refused = False
     """Whether the client was told to come back later: whatever the app still says is not passed on."""
     _streaming = False
+    _bound: Record | None = None
+    """What was stored at a login of this request, until its owner's other sessions have been counted."""
     _is_open = False
     """Whether a websocket was accepted."""
     _disconnected = False
@@ -124,6 +126,8 @@ class RequestCycle:
         try:
             await self._run()
         finally:
+            if self._bound is not None:
+                await self._limit_owner()
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
             # back to it, or each request would be left to the garbage collector.
             self._refused = True
@@ -276,11 +280,16 @@ class RequestCycle:
         elif self._streaming and message["type"] == "http.response.body":
             # Before the end of the stream, so that the same browser's next request sees what it has changed.
             await self._finish(session, failed=self._failed)
+        await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
         try:
             await self._send(message)
         except OSError:
             self._disconnected = True
             raise
+        if self._is_open and self._bound is not None:  # A websocket may stay open for long.
+            await self._limit_owner()
 
     def _add_headers(self, message: Message, *, accessed: bool) -> None:
         cookies = [] if self._set_cookie is None else [self._set_cookie]
@@ -373,7 +382,7 @@ class RequestCycle:
             return False
         self._refresh = False
         if bound:
-            await self._limit_owner(session.record)
+            self._bound = session.record
         secure = self._is_secure
         if session.record is None:
             self._set_cookie = self._setup.cookie.expire(secure=secure)
@@ -384,15 +393,16 @@ class RequestCycle:
             )
         return True
 
-    async def _limit_owner(self, record: Record | None) -> None:
-        """End the owner's oldest sessions, if there are too many now. The login itself has succeeded already."""
+    async def _limit_owner(self) -> None:
+        """End the oldest sessions of whoever has logged in, if there are too many now. No response waits for it."""
+        bound, self._bound = self._bound, None
         owners, maximum = self._setup.owners, self._setup.max_sessions_per_owner
-        if maximum is None or record is None or owners is None:
+        if bound is None or maximum is None or owners is None:
             return
-        try:
-            await limit_owner(owners, self._setup.store, record, maximum)
-        except _OUTAGE as error:
-            logger.error("an owner's sessions could not be counted, and may be more than %d: %s", maximum, error)
+        from dynamodb_sessions.session.owner_limit import limit_owner  # noqa: PLC0415 - of no use to most
+
+        with anyio.CancelScope(shield=True), self._setup.commits:
+            await limit_owner(self._setup.store, owners, bound, maximum)
 
     async def _finish(self, session: Session, *, failed: bool) -> None:
         """Save what changed after the response had started, or, if none ever did, honour a logout."""
