@@ -17,6 +17,8 @@ from moto.server import ThreadedMotoServer
 from benchmarks import cold_start
 from dynamodb_sessions import DynamoDBStore, MemoryStore
 from dynamodb_sessions import clock as package_clock
+from dynamodb_sessions.stores import dynamodb as dynamodb_store
+from dynamodb_sessions.stores import memory as memory_store
 from dynamodb_sessions.stores.contract import SessionStore
 
 KEY = "a-key-for-tests-of-more-than-32-bytes"
@@ -166,7 +168,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Stop the clock that sessions are timed with; a test moves it on."""
     stopped = Clock(1_800_000_000)
-    monkeypatch.setattr(package_clock, "wall_clock", stopped)
+    for place in (package_clock, dynamodb_store, memory_store):
+        monkeypatch.setattr(place, "wall_clock", stopped)
     return stopped
 
 

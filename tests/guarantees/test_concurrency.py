@@ -43,6 +43,7 @@ from tests.helpers.model import (
     World,
     an_app,
     ask,
+    empty_table,
     kept_in_memory,
     kept_in_table,
     play,
@@ -110,8 +111,7 @@ class Place:
         if self.client is None:
             self.memory = MemoryStore()
         else:
-            for name in self.kept(0):
-                self.client.delete_item(TableName=self.table_name, Key={"session_id": {"S": name}})
+            empty_table(self.client, self.table_name)
 
 
 @pytest.fixture(scope="module", params=["memory", "local", "async"])
@@ -136,12 +136,15 @@ ONE: dict[str, Script] = {
     "bind": [("set", "one", 1), ("set", "same", "one"), ("bind", "acme/alice")],
     "save, then rotate": [("set", "one", 1), ("save",), ("set", "same", "one"), ("rotate",)],
     "save, then save": [("set", "one", 1), ("save",), ("set", "same", "one")],
+    "remember": [("set", "one", 1), ("max_age", 3000)],
     "save, then empty": [("set", "one", 1), ("save",), ("delete", "one"), ("delete", "first"), ("delete", "gone")],
 }
 OTHER: dict[str, Script] = {
     "save": [("set", "other", 2), ("set", "same", "other"), ("delete", "gone")],
     "touch": LOOK,
     "rotate": [("set", "other", 2), ("set", "same", "other"), ("rotate",)],
+    "remember": [("set", "other", 2), ("max_age", 3000)],
+    "late logout": [("start",), ("clear",), ("set", "other", 2)],
     "logout": [("clear",)],
     "revoke": REVOKE,
     "expire": EXPIRE,
@@ -188,7 +191,7 @@ class Pair:
     async def run(self, choose: Choose) -> None:
         self.clock.now = 1_800_000_000
         self.place.empty()
-        world = World(self.clock.now, touch_after=0, touch_tells=self.place.client is None)
+        world = World(self.clock.now, touch_after=0)
         turns = Turns(choose)
         stores = self.place.stores(turns)
         apps = [an_app(store, touch_after=0) for store in stores]

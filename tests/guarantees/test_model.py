@@ -39,6 +39,7 @@ from tests.helpers.model import (
     World,
     an_app,
     ask,
+    empty_table,
     kept_in_memory,
     kept_in_table,
     play,
@@ -219,8 +220,7 @@ class Table:
         DynamoDBStore(table_name, client=self._client, create_table=True).probe()
 
     def reset(self) -> None:
-        for name in self.kept(0):
-            self._client.delete_item(TableName=self._name, Key={"session_id": {"S": name}})
+        empty_table(self._client, self._name)
 
     def store(self) -> SessionStore:
         return DynamoDBStore(self._name, **self._options)

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -23,6 +23,7 @@ from dynamodb_sessions.stores.contract import SessionStore
 from tests.conftest import KEY
 
 MAX_AGE = 1000
+MOVED_SECONDS = 60
 
 Act = tuple[Any, ...]
 Script = Sequence[Act]
@@ -50,6 +51,8 @@ class Kept:
     version: int = 1
     owner: str | None = None
     max_age: int | None = None
+    born: int = field(default=0, compare=False, repr=False)
+    """The model's alone: which session it is, wherever it moves."""
 
 
 @dataclass
@@ -203,8 +206,14 @@ def kept_in_table(client: Any, table_name: str, now: int) -> dict[str, Kept]:
             int(item["max_age"]["N"]) if "max_age" in item else None,
         )
         for item in items
-        if int(item["ttl"]["N"]) > now
+        if "user_data" in item and int(item["ttl"]["N"]) > now
     }
+
+
+def empty_table(client: Any, table_name: str) -> None:
+    """Remove all there is, be it no session."""
+    for item in client.scan(TableName=table_name, ConsistentRead=True)["Items"]:
+        client.delete_item(TableName=table_name, Key={"session_id": item["session_id"]})
 
 
 _who: ContextVar[int] = ContextVar("who")
@@ -304,7 +313,7 @@ Part = Generator[Call, Any, bool]
 class World:
     """All the sessions there are, and the time.
 
-    `forgets`: an expired session is removed as soon as it is seen. `touch_tells`: a touch learns the version.
+    `forgets`: an expired session is removed as soon as it is seen, and where it has moved when another one moves.
     """
 
     def __init__(
@@ -312,16 +321,16 @@ class World:
         now: int,
         *,
         forgets: bool = True,
-        touch_tells: bool = True,
         absolute_max_age: int | None = None,
         touch_after: int | None = None,
     ) -> None:
         self.now = now
         self.forgets = forgets
-        self.touch_tells = touch_tells
         self.absolute_max_age = absolute_max_age
         self.touch_after = touch_after
         self.kept: dict[int, Kept] = {}
+        self.moved: dict[int, tuple[int, int]] = {}
+        """Where sessions have moved, and until when that is known."""
         self.jar: int | None = None
         """Whose cookie the browser holds."""
         self._numbers = itertools.count()
@@ -337,11 +346,30 @@ class World:
             return None
         return kept
 
+    def move(self, name: int, to: int, now: int) -> None:
+        """Note where a session has moved."""
+        self.kept.pop(name, None)
+        self.moved[name] = to, now + MOVED_SECONDS
+        while self.forgets and self.moved[oldest := next(iter(self.moved))][1] <= now:
+            del self.moved[oldest]
+
+    def has_moved(self, name: int, now: int) -> bool:
+        return name not in self.kept and self.moved.get(name, (0, 0))[1] > now
+
+    def end(self, name: int, before: Kept | None) -> None:
+        """End a session, as it was loaded; where it has moved, unless it is somebody else's by now."""
+        here = name
+        while before is not None and self.has_moved(here, self.now):
+            here = self.moved[here][0]
+        kept = self.kept.get(here)
+        if here == name or (before and kept and (kept.born, kept.owner) == (before.born, before.owner)):
+            self.kept.pop(here, None)
+
     def living(self) -> dict[int, Kept]:
         return {name: kept for name, kept in self.kept.items() if kept.expires_at > self.now}
 
-    def expires_at(self, created_at: int, max_age: int | None) -> int:
-        idle = self.now + (max_age or MAX_AGE)
+    def expires_at(self, now: int, created_at: int, max_age: int | None) -> int:
+        idle = now + (max_age or MAX_AGE)
         return idle if self.absolute_max_age is None else min(idle, created_at + self.absolute_max_age)
 
     def revoke(self, name: int) -> Steps:
@@ -371,7 +399,9 @@ class Request:
         self.before: Kept | None = None
         """What was stored when this request last looked, and what it has changed of it since."""
         self.data: dict[str, Any] = {}
-        self.used = self.cleared = self.rotates = self.started = self.refused = self.gone = False
+        self.used = self.cleared = self.rotates = self.started = self.refused = self.gone = self.moved = False
+        self.written: set[str] = set()
+        """What was assigned, be it what it was: somebody else may have changed it."""
         self.owner: str | None = None
         self.max_age: int | None = None
         self.told = 0
@@ -384,7 +414,7 @@ class Request:
         if cookie is not None:
             self.name, now = cookie, self.world.now
             try:
-                self.before = copy.deepcopy((yield Call("load", lambda: self.world.find(cookie, now))))
+                self.before, self.moved = copy.deepcopy((yield Call("load", lambda: self._look(cookie, now))))
             except OutageError:
                 return Answer(503)
             if self.before is not None:
@@ -403,6 +433,9 @@ class Request:
             else:
                 yield from self._commit_late()
         return self.answer
+
+    def _look(self, name: int, now: int) -> tuple[Kept | None, bool]:
+        return self.world.find(name, now), self.world.has_moved(name, now)
 
     def _handle(self, script: Script) -> Part:
         try:
@@ -435,6 +468,8 @@ class Request:
                 self.data.clear()
                 self.cleared, self.rotates, self.owner, self.max_age = True, False, None, None
             case _:
+                if act[0] == "set" or (act[0] == "nest" and not isinstance(self.data.get(act[1]), list)):
+                    self.written.add(act[1])
                 alter(self.data, act)
         return True
 
@@ -474,92 +509,137 @@ class Request:
         return True
 
     def _commit(self) -> Part:
-        if self.gone and not self.cleared:
+        if self.gone and not (self.cleared or self.rotates):
             return False
         if self.before is None or self.cleared:
             if not self.data and self.owner is None:
-                return (yield from self._honour_logout())
+                return (yield from self._honour_logout()) and not self.gone
+            if self.moved and not (self.cleared or self.rotates):
+                # It is late: what moved has a cookie of its own, which no new session is to replace.
+                self.gone, self.cookie = True, None
+                return False
             return (yield from self._begin_anew())
         return (yield from self._change(self.before))
 
-    def _change(self, before: Kept) -> Part:  # noqa: C901 - the heart of it, in one piece
-        data = as_json(self.data)
-        change = {key: value for key, value in data.items() if before.data.get(key) != value}
+    def _change(self, before: Kept) -> Part:
+        now, data = self.world.now, as_json(self.data)
+        change = {key: value for key, value in data.items() if before.data.get(key) != value or key in self.written}
         removed = before.data.keys() - data.keys()
-        max_age = before.max_age if self.max_age is None else self.max_age or None
-        expires_at = self.world.expires_at(before.created_at, max_age)
-        owner, rotates = self.owner, self.rotates
-        emptied = removed and not data and owner is None
-        if rotates and self.started and not emptied:
+        owner, rotates, own = self.owner, self.rotates, self.max_age
+        assert self.name is not None
+        if removed and not data and owner is None:
+            return (yield from self._empty(before))
+        if rotates and self.started:
             # Nobody can be told a new id any more, so it keeps its own, and its owner.
             owner, rotates = None, False
-            if not (change or removed or self.max_age is not None):
+            if not (change or removed or own is not None):
                 return True
-        changes = bool(change or removed or owner is not None or self.max_age is not None)
-        step = self.world.touch_after
-        if step is None:
-            step = math.ceil((max_age or MAX_AGE) / 10)
-        if not (changes or rotates) and not (self.used and expires_at - before.expires_at >= step):
-            return True
-        name, now, version = self.name, self.world.now, before.version
-        new_name = self.world.new_name() if rotates and not emptied else name
-        own_max_age, advance = self.max_age, changes or name != new_name
-        assert name is not None
-        assert new_name is not None
+        if not (change or removed or rotates or owner is not None or own is not None):
+            return (yield from self._touch(before, now))
+        name = self.name
+        new_name = self.world.new_name() if rotates else name
 
         def write() -> Kept | None:
             kept = self.world.find(name, now)
             if kept is None:
                 return None
-            del self.world.kept[name]
-            self.world.kept[new_name] = Kept(
-                {key: value for key, value in kept.data.items() if key not in removed} | change,
-                kept.created_at,
-                expires_at,
-                kept.version + advance,
-                kept.owner if owner is None else owner,
-                kept.max_age if own_max_age is None else own_max_age or None,
-            )
-            return self.world.kept[new_name]
+            changed = self._changed(kept, change, removed, now, owner)
+            if new_name != name:
+                self.world.move(name, new_name, now)
+            self.world.kept[new_name] = changed
+            return changed
 
-        if emptied:
+        return self._heard((yield Call("write", write)), new_name, replace(before, data=data), now)
 
-            def end() -> bool:
-                kept = self.world.kept.get(name)
-                if kept is None or kept.version != version:
-                    return False
-                del self.world.kept[name]
-                return True
+    def _changed(
+        self, kept: Kept, change: dict[str, str], removed: Iterable[str], now: int, owner: str | None = None
+    ) -> Kept:
+        """Return what these changes make of what is stored, whose lifetime is its own."""
+        max_age = kept.max_age if self.max_age is None else self.max_age or None
+        created_at = kept.created_at if owner is None else now  # A login is when its owner's session begins.
+        return Kept(
+            {key: value for key, value in kept.data.items() if key not in removed} | change,
+            created_at,
+            self.world.expires_at(now, created_at, max_age),
+            kept.version + 1,
+            owner or kept.owner,
+            max_age,
+            kept.born,
+        )
 
-            if (yield Call("write", end)):
-                self._settle(None, None)
-                return True
-            # Others have added to it meanwhile.
+    def _touch(self, before: Kept, now: int) -> Part:
+        expires_at = self.world.expires_at(now, before.created_at, before.max_age)
+        step = self.world.touch_after
+        if step is None:
+            step = math.ceil((before.max_age or MAX_AGE) / 10)
+        if not self.used or expires_at - before.expires_at < step:
+            return not self.gone
+        name = self.name
+        assert name is not None
+
+        def write() -> Kept | None:
+            kept = self.world.find(name, now)
+            if kept is not None and kept.max_age == before.max_age:
+                kept.expires_at = max(kept.expires_at, expires_at)
+            return kept
+
         kept = yield Call("write", write)
+        return self._heard(kept, name, replace(before, version=before.version - 1), now, self.told)
+
+    def _empty(self, before: Kept) -> Part:
+        """End what has nothing left in it, unless others have added something."""
+        name, now, known = self.name, self.world.now, before.version
+        assert name is not None
+
+        def end() -> bool:
+            kept = self.world.kept.get(name)
+            if kept is None or kept.version != known:
+                return False
+            del self.world.kept[name]
+            return True
+
+        def write() -> Kept | None:
+            kept = self.world.find(name, now)
+            if kept is not None:
+                kept = self.world.kept[name] = self._changed(kept, {}, before.data.keys(), now)
+            return kept
+
+        while not (yield Call("write", end)):
+            found = yield Call("load", lambda: copy.deepcopy(self.world.find(name, now)))
+            if found is None:
+                return self._heard(None, name, before, now)
+            if found.data.keys() - before.data.keys():
+                return self._heard((yield Call("write", write)), name, replace(before, data={}), now)
+            known = found.version
+        self._settle(None, None)
+        return True
+
+    def _heard(self, kept: Kept | None, name: int, before: Kept, now: int, told: int = 0) -> bool:
+        """Take what is stored for what this request knows now, but of others' changes."""
         if kept is None:
             # What was noted before is the cookie of a dead session too.
             self.gone, self.cookie = True, None
             return False
-        told = kept.version if advance or self.world.touch_tells else max(version, self.told)
-        self._settle(new_name, replace(kept, data=data, version=version + advance), now, told)
+        held = replace(kept, data=before.data, version=before.version + 1)
+        self._settle(name, held, now, max(kept.version, told))
         return True
 
     def _begin_anew(self) -> Part:
         old = self.name if self.cleared or self.rotates else None
         if self.started:
             if old is not None:
-                yield Call("write", lambda: self.world.kept.pop(old, None))
+                yield Call("write", lambda: self.world.end(old, self.before))
                 self._settle(None, None)
             self.gone = True
             return False
         name, now = self.world.new_name(), self.world.now
-        new = Kept(as_json(self.data), now, 0, 1, self.owner, self.max_age or None)
-        new.expires_at = self.world.expires_at(now, new.max_age)
+        new = Kept(as_json(self.data), now, 0, 1, self.owner, self.max_age or None, name)
+        new.expires_at = self.world.expires_at(now, now, new.max_age)
 
         def write() -> None:
-            self.world.kept[name] = copy.deepcopy(new)
             if old is not None:
-                self.world.kept.pop(old, None)
+                self.world.move(old, name, now)
+            self.world.kept[name] = copy.deepcopy(new)
 
         yield Call("write", write)
         self._settle(name, new, now)
@@ -568,14 +648,17 @@ class Request:
     def _end(self) -> Part:
         name = self.name
         assert name is not None
-        yield Call("write", lambda: self.world.kept.pop(name, None))
+        yield Call("write", lambda: self.world.end(name, self.before))
         self._settle(None, None)
         return True
 
     def _settle(self, name: int | None, kept: Kept | None, now: int = 0, version: int = 1) -> None:
         self.name, self.before = name, copy.deepcopy(kept)
-        self.cleared = self.rotates = self.gone = False
-        self.owner = self.max_age = None
+        self.cleared = self.rotates = self.gone = self.moved = False
+        self.written = set()
+        self.owner = None
+        if kept is not None:  # Else the next one is to live for as long.
+            self.max_age = None
         self.told = version
         if kept is None or name is None:
             self.cookie = EXPIRED
@@ -641,7 +724,7 @@ class Dictionary:
             assert expected.cookie == actual.cookie
             return
         assert isinstance(actual.cookie, tuple), f"{actual.cookie} instead of {expected.cookie}"
-        assert expected.cookie[1:] == actual.cookie[1:]
+        assert expected.cookie[1:] == actual.cookie[1:], f"{actual.cookie} instead of {expected.cookie}"
         number, name = expected.cookie[0], actual.cookie[0]
         assert isinstance(number, int)
         assert isinstance(name, str)

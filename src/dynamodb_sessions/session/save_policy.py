@@ -94,10 +94,12 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
     begins = None if session.new_owner is None else now
     created_at = record.created_at if begins is None else begins
     expires_at = lifetimes.expires_at(now, created_at=created_at, own=session.max_age)
+    expiry, heard = lifetimes.expiry(now, created_at=created_at), session.stored_version
     to_set |= session.rewritten(to_set)
     if session.new_owner is None:
         if to_remove and not dict.__len__(session):
-            return Empty(record, Changes(expires_at, set=to_set, remove=to_remove, max_age=session.new_max_age))
+            emptied = Changes(expires_at, to_set, to_remove, max_age=session.new_max_age, expiry=expiry, heard=heard)
+            return Empty(record, emptied)
         if not (to_set or to_remove or session.rotates) and session.new_max_age is None:
             wanted = refresh or (session.accessed and lifetimes.wants_touch(record, expires_at))
             return Touch(record, Changes(expires_at)) if wanted else Nothing()
@@ -108,7 +110,7 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
         session.new_owner,
         session.new_max_age,
         begins,
-        lifetimes.expiry(now, created_at=created_at),
-        session.stored_version,
+        expiry,
+        heard,
     )
     return Rotate(record, session.id, changes) if session.rotates else Update(record, changes)

@@ -251,7 +251,7 @@ class Session(dict[str, Any]):
             return True
         if self._tracking is None:
             return False
-        if self.record is None:
+        if self.record is None or self._tracking.written:
             return True
         suspects = self._tracking.suspects(self)
         if not self.late:
@@ -299,9 +299,11 @@ class Session(dict[str, Any]):
         `asked` is what it was when the commit was decided: what has been asked for since, is still to be done.
         `version` is the stored one: higher than the record's if others have changed the session too.
         """
-        self.record = record
+        before, self.record = self.record, record
         if self._tracking is not None:
-            self._tracking.settle()
+            # A touch has stored nothing of what was written while it was under way.
+            touched = record and before and (record.id, record.version) == (before.id, before.version)
+            self._tracking.settle(written=not touched)
         self.stored_version = version
         self.presented_id = None
         self.moved = False

@@ -49,11 +49,15 @@ class Tracking:
         """Note that any entry may be set."""
         self._all_written = True
 
-    def settle(self) -> None:
-        """Note that everything has been stored: only what is stored can tell from now on."""
+    def settle(self, *, written: bool = True) -> None:
+        """Note that everything has been stored: only what is stored can tell from now on.
+
+        `written`: so has what was written.
+        """
         for key in list(self._handed_out):
             self._handed_out[key] = None
-        self.written = set()
+        if written:
+            self.written = set()
 
     def suspects(self, session: dict[str, Any]) -> list[str]:
         """Return the keys whose entries may not be what is stored."""

@@ -535,13 +535,18 @@ class DynamoDBStore:
             return True
         if isinstance(found, Moved) and version is None and (record is not None or owner is not None):
             whose = owner if record is None else record.owner
-            return await self._delete_moved(operation, found.to, whose)
+            return await self._delete_moved(operation, found.to, whose, record)
         if version is None and record is not None:
             return True  # It is ended, and what is there is another one.
         return operation.is_unsettled and not isinstance(found, Record | str)
 
-    async def _delete_moved(self, operation: Operation, session_id: str, owner: str | None) -> bool:
-        """Delete a session under the id it has moved to, unless its owner is another one by now."""
+    async def _delete_moved(
+        self, operation: Operation, session_id: str, owner: str | None, record: Record | None
+    ) -> bool:
+        """Delete a session under the id it has moved to, unless its owner is another one by now.
+
+        With a record, delete that session only, not one that was begun in its place.
+        """
         found = await self._get(operation, session_id, wall_clock(), consistent=True)
         for _ in range(_MAX_MOVES):
             if not isinstance(found, Moved):
@@ -549,6 +554,8 @@ class DynamoDBStore:
             session_id = found.to
             found = await self._get(operation, session_id, wall_clock(), consistent=True)
         if not isinstance(found, Record) or found.owner != owner:
+            return False
+        if record is not None and found.born != record.born:
             return False
         return await self._delete(operation, session_id, record=found)
 

@@ -83,7 +83,7 @@ class MemoryStore:
             return record
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
-        return self._change(record, _touch(changes) if changes.is_touch else changes.apply, now)
+        return self._change(record, _touch(record, changes) if changes.is_touch else changes.apply, now)
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         return self._change(record, lambda stored: changes.move(stored, new_id), now)
@@ -98,7 +98,7 @@ class MemoryStore:
     ) -> bool:
         with self._lock:
             if record is not None and version is None:
-                session_id = self._where_it_is(session_id, record)
+                self._remove_moved(session_id, record)
             stored, _ = self._records.get(session_id, (None, 0))
             if version is not None and (stored is None or stored.version != version):
                 return False
@@ -177,13 +177,15 @@ class MemoryStore:
                 break
             del self._moved[oldest]
 
-    def _where_it_is(self, session_id: str, record: Record) -> str:
-        """Return the id that a session has by now, if its owner is the same still."""
-        here = session_id
-        while here not in self._records and here in self._moved:
+    def _remove_moved(self, session_id: str, record: Record) -> None:
+        """Remove a session where it is by now, if it has moved, and its owner is the same still."""
+        here, now = session_id, wall_clock()
+        while here not in self._records and self._moved.get(here, ("", 0))[1] > now:
             here = self._moved[here][0]
         stored, _ = self._records.get(here, (None, 0))
-        return here if stored is not None and stored.owner == record.owner else session_id
+        is_it = stored is not None and (stored.born, stored.owner) == (record.born, record.owner)
+        if is_it and here != session_id:
+            self._remove(here)
 
     def _live(self, session_id: str, now: int) -> Record | None:
         record, _ = self._records.get(session_id, (None, 0))
@@ -207,11 +209,11 @@ class MemoryStore:
             self._bytes -= size + _PYTHON_OVERHEAD
 
 
-def _touch(changes: Changes) -> Callable[[Record], Record]:
-    """Return what lets a record live longer, and never shorter."""
+def _touch(record: Record, changes: Changes) -> Callable[[Record], Record]:
+    """Return what lets a record live longer, and never shorter, unless its own lifetime is another than was seen."""
 
     def touch(stored: Record) -> Record:
         touched = changes.apply(stored)
-        return touched if touched.expires_at > stored.expires_at else stored
+        return touched if stored.max_age == record.max_age and touched.expires_at > stored.expires_at else stored
 
     return touch

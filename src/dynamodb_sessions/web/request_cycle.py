@@ -365,14 +365,17 @@ class RequestCycle:
                 "the response has started, so a new session cannot be given to the browser: it is not stored"
             )
             if action.replaces is not None:
-                await commit(self._setup.store, session, Delete(action.replaces), asked=asked)
+                await commit(self._setup.store, session, Delete(action.replaces, session.record), asked=asked)
             session.ended = True
             return False
         if isinstance(action, Rotate) and session.late:
             logger.warning(
                 "the response has started, so the browser cannot be given a new id: the session keeps its own"
             )
-            changes = replace(action.changes, owner=None)
+            expiry = self._setup.lifetimes.expiry(now, created_at=action.record.created_at)
+            changes = replace(
+                action.changes, owner=None, created_at=None, expiry=expiry, expires_at=expiry.at(session.max_age)
+            )
             action = Update(action.record, changes) if not changes.is_touch else Nothing()
             if isinstance(action, Nothing):
                 return True
