@@ -424,7 +424,7 @@ class DynamoDBStore:
             return await self._settle_update(operation, record, changes, now, error)
         return _heard(changed, answer, changes)
 
-    async def _settle_update(
+    async def _settle_update(  # noqa: C901 - the heart of it, in one piece
         self, operation: Operation, record: Record, changes: Changes, now: int, error: OutcomeUnknown
     ) -> Record | None:
         """Find out what became of an attempt to change a session, and change it if that has not happened.
@@ -448,9 +448,14 @@ class DynamoDBStore:
                 return await self._replace(operation, record, changes, now)
             is_done = changes.are_in(stored)
             is_known = is_done or stored.version <= base + 1
-            if is_known and not is_done:
-                base = stored.version
-                item_format.check_readable(changes.apply(stored))
+            settled = replace(stored, version=stored.version + 1)
+            if is_done:
+                # Others may have put it there: then it is for us to let the session live as long as ours would.
+                settled = replace(settled, expires_at=max(stored.expires_at, changes.expires_with(stored.max_age)))
+                request = update_expression.fence(stored, operations, operation.id, now, until=settled.expires_at)
+            elif is_known:
+                base, settled = stored.version, changes.apply(stored)
+                item_format.check_readable(settled)
                 request = update_expression.deciding_attempt(
                     stored, operations, changes, operation.id, now, self._compress_over
                 )
@@ -465,7 +470,7 @@ class DynamoDBStore:
                 continue
             if not is_known:
                 raise StoreUnavailable(f"{error}; others have changed the session since")
-            return replace(stored, version=stored.version + 1) if is_done else changes.apply(stored)
+            return settled
 
     async def _replace(self, operation: Operation, record: Record, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
@@ -538,7 +543,13 @@ class DynamoDBStore:
             return await self._delete_moved(operation, found.to, whose, record)
         if version is None and record is not None:
             return True  # It is ended, and what is there is another one.
-        return operation.is_unsettled and not isinstance(found, Record | str)
+        if not operation.is_unsettled or isinstance(found, str):
+            return False
+        # An attempt of ours may have ended it; it has not if the session still lives, be it under another id.
+        if isinstance(found, Moved) and version is not None and record is not None:
+            moved = await self._follow(operation, found.to)
+            return not (isinstance(moved, Record) and moved.born == record.born)
+        return not isinstance(found, Record) or (record is not None and not is_same(found, record))
 
     async def _delete_moved(
         self, operation: Operation, session_id: str, owner: str | None, record: Record | None
@@ -547,17 +558,21 @@ class DynamoDBStore:
 
         With a record, delete that session only, not one that was begun in its place.
         """
-        found = await self._get(operation, session_id, wall_clock(), consistent=True)
-        for _ in range(_MAX_MOVES):
-            if not isinstance(found, Moved):
-                break
-            session_id = found.to
-            found = await self._get(operation, session_id, wall_clock(), consistent=True)
+        found = await self._follow(operation, session_id)
         if not isinstance(found, Record) or found.owner != owner:
             return False
         if record is not None and found.born != record.born:
             return False
-        return await self._delete(operation, session_id, record=found)
+        return await self._delete(operation, found.id, record=found)
+
+    async def _follow(self, operation: Operation, session_id: str) -> Record | Moved | None:
+        """Read what is stored under the id that a session has by now."""
+        found = await self._get(operation, session_id, wall_clock(), consistent=True)
+        for _ in range(_MAX_MOVES):
+            if not isinstance(found, Moved):
+                break
+            found = await self._get(operation, found.to, wall_clock(), consistent=True)
+        return found
 
     async def _bury(self, operation: Operation, session_id: str, now: int, until: int) -> bool:
         """Leave a tombstone where nothing is stored. False if something is."""

@@ -205,11 +205,20 @@ def deciding_attempt(
     return write.request
 
 
-def fence(stored: Record, operations: Iterable[str], operation_id: str, now: int) -> dict[str, Any]:
-    """Return the UpdateItem that changes nothing of what was just read, and after which no attempt can land."""
+def fence(
+    stored: Record, operations: Iterable[str], operation_id: str, now: int, *, until: int | None = None
+) -> dict[str, Any]:
+    """Return the UpdateItem that changes nothing of what was just read, and after which no attempt can land.
+
+    `until`: the session is to live at least until then, epoch seconds.
+    """
     write = _Write(stored, now)
     write.of_version(stored.version)
     write.fence(operation_id, operations)
+    if until is not None and until > stored.expires_at:
+        write.values[":t"] = item_format.number(until)
+        write.sets.append("#t=:t")
+        write.condition("#t<=:t")
     write.raise_version()
     return write.request
 
