@@ -63,6 +63,12 @@ TERRAFORM = Wanted(
     "REQUIRE_TERRAFORM",
 )
 
+HISTORY = Wanted(
+    "NOT TESTED BESIDE THE VERSION BEFORE",
+    "The commit of the version before is missing: run the tests in a clone of the repository with its whole history",
+    "REQUIRE_HISTORY",
+)
+
 _skipped_for_want_of = Counter[Wanted]()
 
 
@@ -185,7 +191,7 @@ def pytest_report_header() -> str:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped:
         _skipped_for_want_of.update(
-            wanted for wanted in (ENGINE, BROWSER, TERRAFORM) if wanted.missing in str(report.longrepr)
+            wanted for wanted in (ENGINE, BROWSER, TERRAFORM, HISTORY) if wanted.missing in str(report.longrepr)
         )
 
 
