@@ -645,7 +645,7 @@ def test_some_order_of_the_operations_explains_whatever_becomes_of_their_attempt
 ) -> None:
     name, url = table
     store = DynamoDBStore(name, endpoint_url=url, client=transport)
-    count = 10_000 if NIGHTLY else 2000
+    count = 10_000 if NIGHTLY else 1_000
     asyncio.run(histories(store, clock, count if transport == "async" else count // 5, label=str(transport)))
 
 

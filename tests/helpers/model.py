@@ -404,8 +404,8 @@ class Request:
         """What was assigned, be it what it was: somebody else may have changed it."""
         self.owner: str | None = None
         self.max_age: int | None = None
-        self.told = 0
-        """The version that the last commit has heard of."""
+        self.settled = self.told = 0
+        """How many commits there were, and the version that the last one has heard of."""
         self.status = 200
         self.cookie: tuple[Name, int, int] | str | None = None
         self.answer = Answer()
@@ -457,7 +457,7 @@ class Request:
             case ("raise",):
                 raise BrokenError
             case ("save",):
-                yield from self._commit()
+                yield from self._save()
             case ("rotate",):
                 self.rotates = True
             case ("bind", owner):
@@ -520,6 +520,19 @@ class Request:
                 return False
             return (yield from self._begin_anew())
         return (yield from self._change(self.before))
+
+    def _save(self) -> Part:
+        """Commit, and find out whether the session still lives if nothing had to be stored."""
+        settled = self.settled
+        yield from self._commit()
+        if self.settled != settled:
+            return True
+        name, now = self.name, self.world.now
+        if self.gone or self.cleared or self.rotates or self.before is None or name is None:
+            return True
+        if (yield Call("load", lambda: self.world.find(name, now))) is None:
+            self.gone, self.cookie = True, None
+        return True
 
     def _change(self, before: Kept) -> Part:
         now, data = self.world.now, as_json(self.data)
@@ -654,6 +667,7 @@ class Request:
 
     def _settle(self, name: int | None, kept: Kept | None, now: int = 0, version: int = 1) -> None:
         self.name, self.before = name, copy.deepcopy(kept)
+        self.settled += 1
         self.cleared = self.rotates = self.gone = self.moved = False
         self.written = set()
         self.owner = None

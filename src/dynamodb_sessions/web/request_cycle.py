@@ -343,7 +343,9 @@ class RequestCycle:
         now, asked = clock.wall_clock(), session.asked
         action = decide(session, self._setup.lifetimes, now, failed=failed, refresh=self._refresh)
         if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
-            return await is_alive(self._setup.store, session) if asks else not session.ended
+            if asks and not await is_alive(self._setup.store, session):
+                self._set_cookie = None  # As below.
+            return not session.ended
         if self._is_due and isinstance(action, Touch):
             if self._untouched is not None:
                 untouched, self._untouched = self._untouched, None
