@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from itsdangerous import Signer
+from starlette.requests import cookie_parser
 
 from dynamodb_sessions import ConfigurationError
 from dynamodb_sessions.identifiers import new_id
@@ -143,7 +144,9 @@ def test_only_our_own_salt_and_digest_count() -> None:
     "header",
     [
         *("", "session_id", "session_id=", "session_id=.", "session_id=null", "xsession_id={value}"),
-        *('session_id="{value}"', "session_id={value}.", "session_id= {value}", "SESSION_ID={value}"),
+        *('session_id="{value}', 'session_id={value}"', 'session_id=""{value}""', 'session_id="', 'session_id=""'),
+        *('session_id=" {value}"', "session_id='{value}'", '"session_id"={value}', "session id={value}"),
+        *("session_id={value}.", "SESSION_ID={value}", "session_id={value} x", "x session_id={value}"),
         *("session_id=" + "x" * 8192, "session_id={value}\0", "\xff\xfe=;session_id=\xff", "session_id={value},a"),
     ],
     ids=lambda header: header[:24],
@@ -152,6 +155,21 @@ def test_other_spellings_are_no_cookie(header: str) -> None:
     cookie = a_cookie()
     value = value_of(cookie.issue(new_id(), 1, max_age=1, secure=False))
     assert read(cookie, header.replace("{value}", value)) == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *('session_id="{value}"', "session_id= {value}", "session_id ={value}", "session_id\t=\t{value}\t"),
+        *('  session_id  =  "{value}"  ', 'a="session_id"; session_id = {value}', "a=1;session_id ={value};b=2"),
+    ],
+)
+def test_quotes_and_blanks_around_it_are_read_as_starlette_reads_them(header: str) -> None:
+    cookie, name = a_cookie(), new_id()
+    value = value_of(cookie.issue(name, 1, max_age=1, secure=False))
+    header = header.replace("{value}", value)
+    assert cookie_parser(header)["session_id"] == value
+    assert [CookiePayload(name, 1)] == read(cookie, "other=1", header)
 
 
 def test_of_several_each_that_verifies_counts_once_and_at_most_four() -> None:

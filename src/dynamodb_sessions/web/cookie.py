@@ -20,6 +20,7 @@ _SALT = b"dynamodb_sessions.cookie"
 _SIGNED = re.compile(rb"([A-Za-z0-9_-]{43})\.(0|[1-9][0-9]{0,14})\.[A-Za-z0-9_-]{43}")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
+_BLANKS = b" \t"
 _SAME_SITE = ("lax", "strict", "none")
 MAX_CANDIDATES = 4
 _REMEMBERED = 1024
@@ -79,7 +80,7 @@ class SessionCookie:
             raise ConfigurationError('a cookie name beginning __Host- needs path="/" and no domain')
 
         self.name = name
-        self._prefix = name.encode() + b"="
+        self._name = name.encode()
         self.https_only = True if why_secure else https_only
         self._signers = [_signer(key) for key in keys]
         # A browser sends the same cookies with all its requests, a page's at once.
@@ -97,14 +98,14 @@ class SessionCookie:
         A browser sends several of one name when they were set for several paths or domains. Only the first four
         that verify count: nobody honest has more, and each may cost a read of the store.
         """
-        cookies = cookies_of(self._prefix, headers)
+        cookies = cookies_of(self._name, headers)
         if not cookies:
             return ()
         return self._read_again(cookies) if len(cookies) <= _REMEMBERED_SIZE else self._read(cookies)
 
     def _read(self, cookies: bytes) -> Sequence[CookiePayload]:
         payloads: dict[str, CookiePayload] = {}
-        for value in values_of(self._prefix, cookies):
+        for value in values_of(self._name, cookies):
             payload = self._verify(value) if _SIGNED.fullmatch(value) else None
             if payload is not None and len(payloads) < MAX_CANDIDATES:
                 payloads.setdefault(payload.session_id, payload)
@@ -161,12 +162,23 @@ def check_name(parameter: str, name: object) -> None:
         raise ConfigurationError(f"{parameter}={name!r} is not a valid cookie name")
 
 
-def cookies_of(prefix: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return all cookies of a request, if `prefix`, a name and `=`, may be among them."""
-    return b";".join([value for header, value in headers if header == b"cookie" and prefix in value])
+def cookies_of(name: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return all cookies of a request, if one of this name may be among them."""
+    # The name alone: it may be followed by blanks.
+    return b";".join([value for header, value in headers if header == b"cookie" and name in value])
 
 
-def values_of(prefix: bytes, cookies: bytes) -> list[bytes]:
-    """Return what follows the prefix in each cookie that begins with it, in the browser's order."""
-    pairs = [pair.strip(b" \t") for pair in cookies.split(b";")]
-    return [pair[len(prefix) :] for pair in pairs if pair.startswith(prefix)]
+def values_of(name: bytes, cookies: bytes) -> list[bytes]:
+    """Return the values of the cookies of a name, in the browser's order.
+
+    Blanks around a name or a value are no part of it, nor are quotes around a value. Source: RFC 6265, sections 4.1.1
+    and 5.2, and Starlette's own `cookie_parser`. Its escapes within quotes are of no use to values that need none.
+    """
+    values = []
+    for pair in cookies.split(b";"):
+        found, equals, value = pair.partition(b"=")
+        if equals and found.strip(_BLANKS) == name:
+            value = value.strip(_BLANKS)
+            is_quoted = len(value) > 1 and value[:1] == value[-1:] == b'"'
+            values.append(value[1:-1] if is_quoted else value)
+    return values
