@@ -102,6 +102,35 @@ def test_keys_are_the_environments_otherwise(monkeypatch: pytest.MonkeyPatch) ->
     assert secret_keys(None) == [KEY, "o" * 32, "p" * 32]
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(f"{'a' * 32},{'b' * 32}", f"{'a' * 32},", f"{'a' * 32}\n{'b' * 32}", f"{'a' * 32}\u2028{'b' * 32}"),
+        *(f"{KEY}\n", f"{KEY}\r\n", f" {KEY}", f"{KEY}\t"),
+    ],
+    ids=repr,
+)
+def test_a_key_that_could_not_be_retired_is_refused_by_the_name_of_its_variable(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts would verify as keys, and it would not."""
+    monkeypatch.setenv("SESSION_SECRET_KEY", key)
+    with pytest.raises(ConfigurationError, match="SESSION_SECRET_KEY has a comma, a line break or blanks") as caught:
+        secret_keys(None)
+    assert not any(part in str(caught.value) for part in ("aaaa", KEY))
+    assert secret_keys(["new" * 11, key]) == ["new" * 11, key]
+
+
+def test_older_keys_with_a_line_break_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+    monkeypatch.setenv("SESSION_SECRET_KEY_FALLBACKS", f"{'o' * 32},\n  {'p' * 32}\n")
+    assert secret_keys(None) == [KEY, "o" * 32, "p" * 32]
+    monkeypatch.setenv("SESSION_SECRET_KEY_FALLBACKS", f"{'o' * 32}\n{'p' * 32}")
+    with pytest.raises(ConfigurationError, match="SESSION_SECRET_KEY_FALLBACKS has a line break") as caught:
+        secret_keys(None)
+    assert "oooo" not in str(caught.value)
+
+
 @pytest.mark.parametrize("given", [None, "", " ", [], [""], [KEY, ""], Secret(""), "a\ud800" * 16])
 def test_without_a_key_nothing_starts(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"secrets\.token_urlsafe\(32\)"):

@@ -48,14 +48,10 @@ def endpoint_url() -> str | None:
 def secret_keys(secret_key: str | Secret | Sequence[str | Secret] | None) -> list[str]:
     """Return the signing keys, newest first: the given ones, or the environment's.
 
-    Raises ConfigurationError if there is none, or an empty one.
+    Raises ConfigurationError if there is none, an empty one, or one in the environment that could not be retired there.
     """
     if secret_key is None:
-        newest = _environment("SESSION_SECRET_KEY", default="")
-        if not newest:
-            raise ConfigurationError(f"no secret_key is given and SESSION_SECRET_KEY is not set: {_HINT}")
-        older = _environment("SESSION_SECRET_KEY_FALLBACKS", default="").split(",")
-        keys = [newest, *(key.strip() for key in older if key.strip())]
+        keys = _environments_keys()
     else:
         given = [secret_key] if isinstance(secret_key, str | Secret) else secret_key
         # Whatever else has a str(), "None" and the digits of a byte among them, would make a key anybody can guess.
@@ -69,3 +65,25 @@ def secret_keys(secret_key: str | Secret | Sequence[str | Secret] | None) -> lis
     if any(len(key.encode()) < MIN_KEY_SIZE for key in keys):
         logger.warning("a session secret key is shorter than %d bytes: %s", MIN_KEY_SIZE, _HINT)
     return keys
+
+
+def _environments_keys() -> list[str]:
+    newest = _environment("SESSION_SECRET_KEY", default="")
+    if not newest:
+        raise ConfigurationError(f"no secret_key is given and SESSION_SECRET_KEY is not set: {_HINT}")
+    # Or it could not be listed among the older ones later: its parts would be keys there, and it would be none.
+    if newest.strip() and ("," in newest or newest != newest.strip() or not _is_line(newest)):
+        raise ConfigurationError(
+            "SESSION_SECRET_KEY has a comma, a line break or blanks around it, so it could not be retired through "
+            f"SESSION_SECRET_KEY_FALLBACKS: {_HINT}; or give secret_key=[newest, older], where a key may have any text"
+        )
+    listed = _environment("SESSION_SECRET_KEY_FALLBACKS", default="").split(",")
+    older = [key.strip() for key in listed if key.strip()]
+    if not all(map(_is_line, older)):
+        raise ConfigurationError("a key in SESSION_SECRET_KEY_FALLBACKS has a line break: commas separate keys there")
+    return [newest, *older]
+
+
+def _is_line(text: str) -> bool:
+    """Whether it has no line break, of any kind."""
+    return text.splitlines() == [text]
