@@ -6,6 +6,7 @@ What those do is in `web/request_cycle.py`. Whatever keeps the contract of `stor
 import inspect
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.datastructures import Secret
@@ -44,8 +45,9 @@ class DynamoDBSessionMiddleware:
     lifetime. fallback: "memory" or "error", while the store cannot be initialised. exclude: path prefixes of requests
     that get no session. max_sessions_per_owner: how many sessions an owner may have; the next `bind` ends the oldest.
     import_cookie: name of the cookie of Starlette's own middleware, whose sessions are adopted, each once, if they
-    are signed with `import_secret_key`, or `secret_key`. on_event: called with a SessionEvent after each operation
-    on a stored session. Raises ConfigurationError.
+    are signed with `import_secret_key`, or `secret_key`, not before `import_signed_after`, and before
+    `import_signed_before`: epoch seconds, or a datetime with a time zone. on_event: called with a SessionEvent after
+    each operation on a stored session. Raises ConfigurationError.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class DynamoDBSessionMiddleware:
         max_sessions_per_owner: int | None = None,
         import_cookie: str | None = None,
         import_secret_key: str | Secret | Sequence[str | Secret] | None = None,
+        import_signed_after: float | datetime | None = None,
+        import_signed_before: float | datetime | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         lifetimes, cookie, imports = _check(
@@ -87,6 +91,8 @@ class DynamoDBSessionMiddleware:
             max_sessions_per_owner=max_sessions_per_owner,
             import_cookie=import_cookie,
             import_secret_key=import_secret_key,
+            import_signed_after=import_signed_after,
+            import_signed_before=import_signed_before,
             on_event=on_event,
         )
         self._store_of_ours: DynamoDBStore | None = None
@@ -218,6 +224,8 @@ def _check(
     max_sessions_per_owner: int | None,
     import_cookie: str | None,
     import_secret_key: Any,
+    import_signed_after: float | datetime | None,
+    import_signed_before: float | datetime | None,
     on_event: OnEvent | None,
 ) -> "tuple[Lifetimes, SessionCookie, StarletteCookie | None]":
     """Return the options as they are used. Raises ConfigurationError for those that cannot be."""
@@ -240,15 +248,13 @@ def _check(
             raise ConfigurationError(f"max_sessions_per_owner needs a store that lists sessions by owner: {store!r}")
     check_on_event(on_event)
     keys = settings.secret_keys(secret_key)
-    imports = None
-    if import_cookie is not None:
-        from dynamodb_sessions.web.starlette_cookie_import import StarletteCookie  # noqa: PLC0415 - of no use to most
-
-        imports = StarletteCookie(
-            import_cookie, keys if import_secret_key is None else settings.secret_keys(import_secret_key)
-        )
-    elif import_secret_key is not None:
-        raise ConfigurationError("import_secret_key is of no use without import_cookie")
+    imports = _check_imports(
+        import_cookie,
+        keys,
+        import_secret_key=import_secret_key,
+        import_signed_after=import_signed_after,
+        import_signed_before=import_signed_before,
+    )
     cookie = SessionCookie(
         keys,
         name=session_cookie,
@@ -259,3 +265,20 @@ def _check(
         partitioned=partitioned,
     )
     return Lifetimes(max_age, absolute_max_age, touch_after), cookie, imports
+
+
+def _check_imports(import_cookie: str | None, keys: list[str], **options: Any) -> "StarletteCookie | None":
+    if import_cookie is None:
+        for name, value in options.items():
+            if value is not None:
+                raise ConfigurationError(f"{name} is of no use without import_cookie")
+        return None
+    from dynamodb_sessions.web.starlette_cookie_import import StarletteCookie  # noqa: PLC0415 - of no use to most
+
+    given = options["import_secret_key"]
+    return StarletteCookie(
+        import_cookie,
+        keys if given is None else settings.secret_keys(given),
+        signed_after=options["import_signed_after"],
+        signed_before=options["import_signed_before"],
+    )

@@ -2,6 +2,8 @@
 
 import base64
 import logging
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -13,9 +15,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
-from dynamodb_sessions import ConfigurationError, MemoryStore
+from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, MemoryStore
 from dynamodb_sessions.stores.contract import Record, SessionStore
 from dynamodb_sessions.stores.fallback import FallbackStore
 from dynamodb_sessions.web import starlette_cookie_import
@@ -27,12 +29,13 @@ from tests.helpers.starlette_cookies import ALICE, OLD_KEY, of_starlette
 pytestmark = pytest.mark.anyio
 
 
-def moved_in(store: Any, **acts: Any) -> Starlette:
+def moved_in(store: Any, *, options: dict[str, Any] | None = None, **acts: Any) -> Starlette:
     return an_app(
         store,
         by_path(look=look, put=put(more=1), clear=clear, nothing=lambda _: Response(), **acts),
         import_cookie="session",
         import_secret_key=OLD_KEY,
+        **options or {},
     )
 
 
@@ -113,9 +116,9 @@ async def test_a_reply_that_was_lost_is_no_other_request() -> None:
     """The store says that the record of what became of the cookie is there already: it is our own."""
 
     class Forgetful(MemoryStore):
-        async def create(self, record: Record, *, now: int, replaces: str | None = None) -> bool:
-            created = await super().create(record, now=now, replaces=replaces)
-            return created and not record.id.startswith("imported/")
+        async def create(self, record: Record, **options: Any) -> Record | None:
+            created = await super().create(record, **options)
+            return None if record.id.startswith("imported/") else created
 
     async with browser(moved_in(Forgetful())) as client:
         client.cookies.set("session", of_starlette(ALICE))
@@ -162,6 +165,13 @@ async def test_what_does_not_verify_costs_no_call(cookie: str) -> None:
     assert set_cookies(response) == []
 
 
+@pytest.mark.parametrize("header", ['session="{}"', "session = {}", 'other=1;\tsession ="{}" '])
+async def test_quotes_and_blanks_around_it_are_read_as_starlette_reads_them(header: str) -> None:
+    async with browser(moved_in(MemoryStore())) as client:
+        response = await client.get("/look", headers={"cookie": header.format(of_starlette(ALICE))})
+    assert (response.json(), set_cookies(response)) == (ALICE, ["session_id", "session"])
+
+
 async def test_one_that_is_too_old_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
     cookie = of_starlette(ALICE)
     monkeypatch.setattr(starlette_cookie_import, "MAX_AGE", -1)
@@ -186,6 +196,101 @@ async def test_however_old_it_has_grown_it_logs_nobody_in_after_the_logout(
         clock.now += age
         client.cookies.set("session", cookie)
         assert (await client.get("/look")).json() == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "adopted"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"import_signed_before": 1_800_000_002}, [0, 1]),
+        ({"import_signed_before": datetime.fromtimestamp(1_800_000_001.5, UTC)}, [0, 1]),
+        ({"import_signed_after": 1_800_000_002.0}, [2, 3]),
+        ({"import_signed_after": 1_800_000_001, "import_signed_before": 1_800_000_003}, [1, 2]),
+    ],
+    ids=str,
+)
+async def test_only_what_was_signed_in_time_is_adopted(
+    options: dict[str, Any], adopted: list[int], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not is left alone."""
+    clock.now = 1_800_000_000
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: clock.now)
+    counting = Counting(MemoryStore())
+    for second in range(4):
+        cookie = of_starlette({"n": second})
+        counting.calls.clear()
+        async with browser(moved_in(counting, options=options)) as client:
+            client.cookies.set("session", cookie)
+            response = await client.get("/look")
+            if second in adopted:
+                assert (response.json(), set_cookies(response)) == ({"n": second}, ["session_id", "session"])
+            else:
+                assert (response.json(), set_cookies(response), counting.calls) == ({}, [], [])
+        clock.now += 1
+
+
+@pytest.mark.parametrize("options", [{}, {"import_signed_after": 1_800_000_050, "import_signed_before": 1_800_000_150}])
+async def test_an_earlier_copy_of_the_same_session_is_one_of_its_own(
+    options: dict[str, Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starlette signs anew at each change, and no two of its cookies say that they belong together."""
+    clock.now = 1_800_000_000
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: clock.now)
+    earlier = of_starlette(ALICE)
+    clock.now += 100
+    latest = of_starlette(ALICE | {"n": 1})
+    clock.now += 100
+    by_an_old_instance = of_starlette(ALICE | {"n": 2})
+    app = moved_in(MemoryStore(), options=options)
+    async with browser(app) as alice:
+        alice.cookies.set("session", latest)
+        assert (await alice.get("/look")).json() == ALICE | {"n": 1}
+        await alice.get("/clear")
+    seen = []
+    for cookie in (earlier, latest, by_an_old_instance):
+        async with browser(app) as thief:
+            thief.cookies.set("session", cookie)
+            seen.append((await thief.get("/look")).json())
+    assert seen == ([{}, {}, {}] if options else [ALICE, {}, ALICE | {"n": 2}])
+
+
+@pytest.mark.parametrize("cut_off", [None, 1_800_000_000])
+async def test_an_app_below_that_keeps_its_cookies_keeps_them_with_a_cut_off_only(
+    cut_off: int | None, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.now = 1_800_000_000
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: clock.now)
+
+    async def keep(request: Request) -> JSONResponse:
+        if request.query_params:
+            request.session.update(request.query_params)
+        return JSONResponse(dict(request.session))
+
+    below = Starlette(
+        routes=[Route("/", keep)],
+        middleware=[Middleware(SessionMiddleware, secret_key=OLD_KEY)],
+    )
+    app = Starlette(
+        routes=[Mount("/shop", below), Route("/", keep)],
+        middleware=[
+            Middleware(
+                DynamoDBSessionMiddleware,
+                secret_key=KEY,
+                store=MemoryStore(),
+                import_cookie="session",
+                import_secret_key=OLD_KEY,
+                import_signed_before=cut_off,
+            )
+        ],
+    )
+    async with browser(app) as client:
+        await client.get("/?name=alice")
+        await client.get("/shop/?basket=1")
+        visit = await client.get("/shop/")
+        assert visit.json() == {"basket": "1"}
+        assert set_cookies(visit) == ([] if cut_off else ["session"]), "it is taken for a leftover, and removed"
+        assert (await client.get("/shop/")).json() == ({"basket": "1"} if cut_off else {})
+        assert (await client.get("/")).json() == {"name": "alice"}
 
 
 async def test_what_dynamodb_cannot_carry_is_left_alone_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -280,13 +385,26 @@ async def test_the_old_cookie_may_have_our_name_and_our_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"import_cookie": "a b"}, {"import_cookie": ""}, {"import_cookie": "x", "import_secret_key": ""}]
+    "options",
+    [
+        *({"import_cookie": name} for name in ("a b", "")),
+        {"import_cookie": "x", "import_secret_key": ""},
+        *(
+            {"import_cookie": "x", "import_signed_before": moment}
+            for moment in ("2026-06-01", datetime(2026, 6, 1), math.inf, math.nan, True)  # noqa: DTZ001
+        ),
+        {"import_cookie": "x", "import_signed_after": 2, "import_signed_before": 2},
+    ],
+    ids=str,
 )
 def test_options_that_cannot_be_used_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         an_app(MemoryStore(), look, **options).build_middleware_stack()
 
 
-def test_a_key_without_a_cookie_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="import_cookie"):
-        an_app(MemoryStore(), look, import_secret_key=OLD_KEY).build_middleware_stack()
+@pytest.mark.parametrize(
+    "options", [{"import_secret_key": OLD_KEY}, {"import_signed_after": 0}, {"import_signed_before": 1}], ids=str
+)
+def test_what_is_said_of_a_cookie_that_has_no_name_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{next(iter(options))} is of no use without import_cookie"):
+        an_app(MemoryStore(), look, **options).build_middleware_stack()

@@ -8,15 +8,17 @@ import base64
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from itsdangerous import BadSignature, TimestampSigner
 
 from dynamodb_sessions import clock
 from dynamodb_sessions.codec import encode_items
-from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
+from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, UnserializableValue
 from dynamodb_sessions.identifiers import new_born, new_id
 from dynamodb_sessions.session.commit import load
 from dynamodb_sessions.session.lifetimes import BROWSER_SESSION_AGE, Lifetimes
@@ -47,13 +49,25 @@ class CookieSession:
 class StarletteCookie:
     """Reads the session cookies that Starlette's SessionMiddleware has set under a name, with any of the keys.
 
-    Raises ConfigurationError for a name that is none.
+    Only those count that were signed at `signed_after` or later, and before `signed_before`: epoch seconds, or a
+    datetime with its time zone. Raises ConfigurationError for a name that is none, or times that are none.
     """
 
-    def __init__(self, name: str, keys: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        keys: Sequence[str],
+        *,
+        signed_after: float | datetime | None = None,
+        signed_before: float | datetime | None = None,
+    ) -> None:
         check_name("import_cookie", name)
+        self._signed_after = _epoch_seconds("import_signed_after", signed_after, otherwise=-math.inf)
+        self._signed_before = _epoch_seconds("import_signed_before", signed_before, otherwise=math.inf)
+        if self._signed_after >= self._signed_before:
+            raise ConfigurationError("import_signed_after must be earlier than import_signed_before")
         self.name = name
-        self._prefix = name.encode() + b"="
+        self._name = name.encode()
         self._signers = [TimestampSigner(key) for key in keys]
 
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> list[CookieSession]:
@@ -62,7 +76,7 @@ class StarletteCookie:
         Only the first four of them count, as of our own: each may cost reads of the store.
         """
         found: dict[str, CookieSession] = {}
-        for value in values_of(self._prefix, cookies_of(self._prefix, headers)):
+        for value in values_of(self._name, cookies_of(self._name, headers)):
             carried = self._verify(value)
             if carried is not None and len(found) < MAX_CANDIDATES:
                 found.setdefault(carried.id, carried)
@@ -76,6 +90,8 @@ class StarletteCookie:
             except (BadSignature, ValueError, RecursionError):
                 continue
             if not isinstance(data, dict) or not data:
+                return None
+            if not self._signed_after <= signed_at.timestamp() < self._signed_before:
                 return None
             digest = hashlib.sha256(payload + str(signed_at.timestamp()).encode()).hexdigest()
             return CookieSession(ADOPTED + digest, data, int(signed_at.timestamp()) + MAX_AGE + _MARGIN)
@@ -101,3 +117,14 @@ class StarletteCookie:
         except (CorruptRecord, UnserializableValue) as error:
             logger.warning("a cookie session cannot be adopted: %s", error)
             return None
+
+
+def _epoch_seconds(parameter: str, value: object, *, otherwise: float) -> float:
+    """Return a moment as epoch seconds. Raises ConfigurationError for what is none, or could be another one."""
+    if value is None:
+        return otherwise
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.timestamp()
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    raise ConfigurationError(f"{parameter}={value!r} must be epoch seconds, or a datetime with a time zone")
