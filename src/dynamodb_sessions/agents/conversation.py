@@ -1,8 +1,12 @@
 """DynamoDBConversation: what an agent and its user have said, as the OpenAI Agents SDK's `Session`, an item a message.
 
 A conversation is one partition. At position 0 is its head, which hands out positions to writers, each its own run of
-them, so that two turns at once neither collide nor mix; after it come the messages. A conversation that is cleared and
-goes on begins where the clock is, in microseconds, far beyond all that it has had.
+them, so that two turns at once neither collide nor mix; after it come the messages. The first position is where the
+clock is, in microseconds; from then on they only grow, through every clear.
+
+A public method is one operation, with one deadline. Only what takes many calls has more: a turn that does not fit into
+a transaction has one for each of its parts, a clear one for what readers see and then one for each batch of deletes,
+and what yields many messages one for each page.
 """
 
 import contextlib
@@ -16,8 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dynamodb_sessions.agents import conversation_head
+from dynamodb_sessions.agents.conversation_head import Head, Lifetime
+from dynamodb_sessions.agents.settled import settled
 from dynamodb_sessions.aws.errors import ConditionFailed
-from dynamodb_sessions.aws.table_calls import TableCalls
+from dynamodb_sessions.aws.table_calls import Operation, TableCalls
 from dynamodb_sessions.clock import check_seconds, wall_clock
 from dynamodb_sessions.codec import decode, encode_item, is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge, StoreUnavailable
@@ -44,7 +51,7 @@ _MAX_ID_SIZE = 2048
 _MAX_PAGE = 1000
 _DELETES_AT_ONCE = 25  # Source: DynamoDB's service quotas, "BatchWriteItem".
 _COMPRESS_OVER = 1024
-_HEAD = 0
+_HEAD = conversation_head.POSITION
 _PROBE = {**item_format.key(PROBE_ID), table_schema.POSITION: item_format.number(_HEAD)}
 _NAMES = {"#k": table_schema.KEY, "#p": table_schema.POSITION}
 
@@ -76,7 +83,7 @@ class DynamoDBConversation:
     `create_table` are DynamoDBStore's; objects with the same ones share their connections.
 
     Its methods raise StoreUnavailable, ConfigurationError, UnserializableValue or SessionTooLarge, the last two before
-    anything is stored. The constructor raises ConfigurationError.
+    anything is stored. The constructor raises ConfigurationError. A write that is cancelled ends first.
     """
 
     session_settings: SessionSettings | None = None
@@ -108,8 +115,6 @@ class DynamoDBConversation:
     async def get_items(self, limit: int | None = None) -> list[Any]:
         """Return the latest `limit` messages, or all, in the order they were added: no more than these are read."""
         limit = resolve_session_limit(limit, self.session_settings)
-        if limit is not None and limit <= 0:
-            return []
         found = [message.item async for message in self._read(newest_first=limit is not None, limit=limit)]
         return found if limit is None else found[::-1]
 
@@ -122,57 +127,34 @@ class DynamoDBConversation:
             return
         now = wall_clock()
         made = [self._made(f"items[{number}]", each, now) for number, each in enumerate(items)]
-        first = await self._reserve(len(made), now) - len(made) + 1
-        for position, message in enumerate(made, first):
-            message[table_schema.POSITION] = item_format.number(position)
-        for part in _transactions(made):
-            puts = [{"Put": {"TableName": self._calls.table_name, "Item": message}} for message in part]
-            await self._transact(puts)
+        parts = [*_transactions(made)]
+        await settled(self._begin_turn(made, parts[0], now))
+        for part in parts[1:]:
+            await settled(self._put(self._calls.begin(), part))
 
     async def pop_item(self) -> Any | None:
         """Remove the latest message and return it; None if there is none. Of several at once, each gets another one."""
-        while True:
-            latest = [message async for message in self._read(newest_first=True, limit=1)]
-            if not latest:
-                return None
-            delete = {
-                "TableName": self._calls.table_name,
-                "Key": self._key(latest[0].position),
-                "ConditionExpression": "attribute_exists(#k)",
-                "ExpressionAttributeNames": {"#k": table_schema.KEY},
-            }
-            # In a transaction, so that a repeated attempt is told of its own success, not that there is none.
-            with contextlib.suppress(ConditionFailed):  # Somebody else was faster.
-                await self._transact([{"Delete": delete}])
-                return latest[0].item
+        return await settled(self._pop())
 
     async def clear_session(self) -> None:
-        """Remove all messages there are when this is called. What is added meanwhile stays."""
-        head = await self._calls.read(
-            self._calls.begin(), "get_item", TableName=self._calls.table_name, Key=self._key(_HEAD), ConsistentRead=True
-        )
-        last = head["Item"]["last"] if "Item" in head else None
+        """Remove all messages there are when this is called. What others begin to add meanwhile stays.
+
+        It is done, for every reader, before the messages are deleted. If that fails, the next clear does it.
+        """
+        last = await settled(self._clear())
+        if last is None:
+            return
         keys: list[dict[str, Any]] = []
-        async with aclosing(self._query("#k, #p", last=last)) as found:
+        async with aclosing(self._query(last=last, projection="#k, #p")) as found:
             async for each in found:
                 keys.append(
                     {table_schema.KEY: each[table_schema.KEY], table_schema.POSITION: each[table_schema.POSITION]}
                 )
                 if len(keys) == _DELETES_AT_ONCE:
-                    await self._delete(keys)
+                    await settled(self._delete(keys))
                     keys.clear()
-        await self._delete(keys)
-        if last is not None:
-            with contextlib.suppress(ConditionFailed):  # It has gone on.
-                await self._calls.repeat(
-                    self._calls.begin(),
-                    "delete_item",
-                    TableName=self._calls.table_name,
-                    Key=self._key(_HEAD),
-                    ConditionExpression="#l = :l",
-                    ExpressionAttributeNames={"#l": "last"},
-                    ExpressionAttributeValues={":l": last},
-                )
+        if keys:
+            await settled(self._delete(keys))
 
     async def messages(self, *, after: int = _HEAD, limit: int | None = None) -> AsyncIterator[Message]:
         """Yield the messages in the order they were added; from `after`, the position of the last one seen, on."""
@@ -210,59 +192,84 @@ class DynamoDBConversation:
         async with aclosing(pages) as found:
             async for each in found:
                 key = {table_schema.KEY: each[table_schema.KEY], table_schema.POSITION: each[table_schema.POSITION]}
-                head = (
-                    await place.read(place.begin(), "get_item", TableName=table_name, Key=key, ConsistentRead=True)
-                ).get("Item")
+                head = await _head(place, place.begin(), key)
                 # The index may still name one that was cleared and is somebody else's now.
-                if head is not None and head.get("owner") == {"S": owner} and _is_live(head, now):
-                    times = (int(head[name]["N"]) for name in ("created_at", "updated_at"))
-                    yield Conversation(head[table_schema.KEY]["S"], *times)
+                if head is not None and head.owner == owner and head.is_live(now):
+                    yield Conversation(key[table_schema.KEY]["S"], head.created_at or 0, head.updated_at or 0)
 
-    async def _reserve(self, count: int, now: int) -> int:
-        """Take so many positions for one's own. Return the last."""
-        try:
-            return await self._advance(count, now, lifetime=True)
-        except ConditionFailed:
-            # The head may live longer already: it must not end before what was added with a longer lifetime, or none.
-            if self._ttl_seconds is not None:
-                with contextlib.suppress(ConditionFailed):
-                    return await self._advance(count, now, lifetime=False)
+    async def _begin_turn(self, made: list[dict[str, Any]], part: list[dict[str, Any]], now: int) -> None:
+        """Give all messages of a turn their positions, and store the first part of them."""
+        operation = self._calls.begin()
+        first = await self._reserve(operation, len(made), now) - len(made) + 1
+        for position, message in enumerate(made, first):
+            message[table_schema.POSITION] = item_format.number(position)
+        await self._put(operation, part)
+
+    async def _reserve(self, operation: Operation, count: int, now: int) -> int:
+        """Take so many positions for one's own. Return the last. Repeated, it takes more: nobody misses them."""
+        for lifetime in Lifetime if self._ttl_seconds is not None else (Lifetime.ALL,):
+            update = conversation_head.advance(
+                count,
+                now=now,
+                base=time.time_ns() // 1000,
+                owner=self._owner,
+                ttl_seconds=self._ttl_seconds,
+                lifetime=lifetime,
+            )
+            with contextlib.suppress(ConditionFailed):
+                answer = await self._update_head(operation, update)
+                try:
+                    return int(answer["Attributes"]["last"]["N"])
+                except (KeyError, TypeError, ValueError):
+                    raise StoreUnavailable("DynamoDB's answer is none") from None
         raise SessionError(f"conversation {fingerprint(self.session_id)} belongs to somebody else")
 
-    async def _advance(self, count: int, now: int, *, lifetime: bool) -> int:
-        """Change the head. Raises ConditionFailed if it is another owner's, or is to get a shorter lifetime."""
-        names = {"#l": "last", "#c": "created_at", "#u": "updated_at"}
-        values = {
-            ":base": item_format.number(time.time_ns() // 1000),
-            ":count": item_format.number(count),
-            ":now": item_format.number(now),
-        }
-        sets = ["#l = if_not_exists(#l, :base) + :count", "#c = if_not_exists(#c, :now)", "#u = :now"]
-        removes, conditions = "", []
-        if lifetime:
-            names["#t"] = table_schema.TTL
-        if lifetime and self._ttl_seconds is None:
-            removes = " REMOVE #t"
-        elif lifetime and self._ttl_seconds is not None:
-            names["#k"], values[":t"] = table_schema.KEY, item_format.number(now + self._ttl_seconds)
-            sets.append("#t = :t")
-            conditions.append("(attribute_not_exists(#k) OR #t <= :t)")
-        if self._owner is not None:
-            names["#o"], values[":o"] = "owner", {"S": self._owner}
-            sets.append("#o = :o")
-            conditions.append("(attribute_not_exists(#o) OR #o = :o)")
-        answer = await self._calls.repeat(
-            self._calls.begin(),
-            "update_item",
-            TableName=self._calls.table_name,
-            Key=self._key(_HEAD),
-            UpdateExpression=f"SET {', '.join(sets)}{removes}",
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=values,
-            ReturnValues="UPDATED_NEW",
-            **({"ConditionExpression": " AND ".join(conditions)} if conditions else {}),
+    async def _update_head(self, operation: Operation, update: dict[str, Any]) -> dict[str, Any]:
+        """Raises ConditionFailed if the head is not as the update demands."""
+        return await self._calls.repeat(
+            operation, "update_item", TableName=self._calls.table_name, Key=self._key(_HEAD), **update
         )
-        return int(answer["Attributes"]["last"]["N"])
+
+    async def _put(self, operation: Operation, messages: list[dict[str, Any]]) -> None:
+        puts = [{"Put": {"TableName": self._calls.table_name, "Item": message}} for message in messages]
+        await self._transact(operation, puts)
+
+    async def _pop(self) -> Any | None:
+        operation = self._calls.begin()
+        while True:
+            latest = [message async for message in self._read(newest_first=True, limit=1, operation=operation)]
+            if not latest:
+                return None
+            delete = {
+                "TableName": self._calls.table_name,
+                "Key": self._key(latest[0].position),
+                "ConditionExpression": "attribute_exists(#k)",
+                "ExpressionAttributeNames": {"#k": table_schema.KEY},
+            }
+            # In a transaction, so that a repeated attempt is told of its own success, not that there is none.
+            with contextlib.suppress(ConditionFailed):
+                await self._transact(operation, [{"Delete": delete}])
+                return latest[0].item
+            await operation.pause(StoreUnavailable("others pop the latest message first"))
+
+    async def _clear(self) -> int | None:
+        """Clear the conversation for all readers. Return the last position there was; None: there was none."""
+        operation, now = self._calls.begin(), wall_clock()
+        head = found = await _head(self._calls, operation, self._key(_HEAD))
+        if head is None:
+            # An earlier version may have left messages behind, and no head.
+            async with aclosing(self._query(newest_first=True, page=1, operation=operation)) as newest:
+                async for each in newest:
+                    head = Head(int(each[table_schema.POSITION]["N"]))
+                    break
+        if head is None or (head.is_empty and head.cleared == head.last):
+            return None if head is None else head.last
+        try:
+            await self._update_head(operation, conversation_head.empty(head, now=now, exists=found is not None))
+        except ConditionFailed:  # It has gone on.
+            with contextlib.suppress(ConditionFailed):  # Somebody else has cleared it.
+                await self._update_head(operation, conversation_head.clear_up_to(head.last))
+        return head.last
 
     def _made(self, name: str, message: Any, now: int) -> dict[str, Any]:
         """Return a message's item, but for its position. `name` is what errors call it."""
@@ -280,19 +287,40 @@ class DynamoDBConversation:
         return made
 
     async def _read(
-        self, *, newest_first: bool = False, limit: int | None = None, after: int = _HEAD
+        self,
+        *,
+        newest_first: bool = False,
+        limit: int | None = None,
+        after: int = _HEAD,
+        operation: Operation | None = None,
     ) -> AsyncGenerator[Message, None]:
-        """Yield messages that have not expired. One that cannot be read is left out, with a warning."""
-        left, now = limit, wall_clock()
-        async with aclosing(self._query(newest_first=newest_first, page=limit, after=after)) as found:
+        """Yield messages that were not cleared and have not expired. Without an operation each page is one.
+
+        A message that cannot be read is left out, with a warning.
+        """
+        if limit is not None and limit <= 0:
+            return
+        left, now, cleared = limit, wall_clock(), _HEAD
+        first = after + 1
+        if after <= _HEAD and not newest_first:
+            first = _HEAD  # The head comes with them.
+        else:
+            head = await _head(self._calls, operation or self._calls.begin(), self._key(_HEAD))
+            cleared = _HEAD if head is None else head.cleared
+            first = max(after, cleared) + 1
+        page = None if limit is None else limit + (first == _HEAD)
+        async with aclosing(
+            self._query(newest_first=newest_first, page=page, first=first, operation=operation)
+        ) as found:
             async for each in found:
-                if left == 0:
-                    return
-                if not _is_live(each, now):
+                position = int(each[table_schema.POSITION]["N"])
+                if position == _HEAD:
+                    cleared = Head.of(each).cleared
+                if position <= cleared or not _is_live(each, now):
                     continue
                 try:
                     message = decode(item_format.unpack(each["message"]))
-                    made = Message(int(each[table_schema.POSITION]["N"]), int(each["created_at"]["N"]), message)
+                    made = Message(position, int(each["created_at"]["N"]), message)
                 except (KeyError, TypeError, ValueError, RecursionError) as error:
                     logger.warning(
                         "a message of conversation %s cannot be read and is left out: %s",
@@ -311,19 +339,21 @@ class DynamoDBConversation:
         *,
         newest_first: bool = False,
         page: int | None = None,
-        after: int = _HEAD,
-        last: dict[str, str] | None = None,
+        first: int = _HEAD + 1,
+        last: int | None = None,
+        operation: Operation | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the messages' items, a page of at most so many after the other."""
-        values: dict[str, Any] = {":k": {"S": self.session_id}, ":p": item_format.number(after + 1)}
+        """Yield the items at these positions, a page of at most so many after the other."""
+        values: dict[str, Any] = {":k": {"S": self.session_id}, ":p": item_format.number(first)}
         positions = "#p >= :p"
         if last is not None:
-            positions, values[":l"] = "#p BETWEEN :p AND :l", last
+            positions, values[":l"] = "#p BETWEEN :p AND :l", item_format.number(last)
         options: dict[str, Any] = {} if page is None else {"Limit": min(page, _MAX_PAGE)}
         if projection is not None:
             options["ProjectionExpression"] = projection
         return self._calls.pages(
             "query",
+            operation=operation,
             TableName=self._calls.table_name,
             KeyConditionExpression=f"#k = :k AND {positions}",
             ExpressionAttributeNames=_NAMES,
@@ -341,14 +371,15 @@ class DynamoDBConversation:
             answer = await self._calls.repeat(
                 operation, "batch_write_item", RequestItems={self._calls.table_name: left}
             )
-            left = answer.get("UnprocessedItems", {}).get(self._calls.table_name, [])
+            left = (answer.get("UnprocessedItems") or {}).get(self._calls.table_name) or []
             if left:
                 await operation.pause(StoreUnavailable("DynamoDB keeps refusing to delete"))
 
-    async def _transact(self, writes: list[dict[str, Any]]) -> None:
-        # The same token on every attempt: a repeated request whose first reply was lost is answered, not repeated.
+    async def _transact(self, operation: Operation, writes: list[dict[str, Any]]) -> None:
+        # The same token on every attempt: a repeated request whose first reply was lost is answered, not repeated. Also
+        # one write alone needs it: what it has added may have been popped before it is repeated.
         await self._calls.repeat(
-            self._calls.begin(), "transact_write_items", TransactItems=writes, ClientRequestToken=str(uuid.uuid4())
+            operation, "transact_write_items", TransactItems=writes, ClientRequestToken=str(uuid.uuid4())
         )
 
     def _key(self, position: int) -> dict[str, Any]:
@@ -369,6 +400,12 @@ def _table(
         create_table=create_table,
         timeout=5.0,
     )
+
+
+async def _head(place: TableCalls, operation: Operation, key: dict[str, Any]) -> Head | None:
+    answer = await place.read(operation, "get_item", TableName=place.table_name, Key=key, ConsistentRead=True)
+    found = answer.get("Item")
+    return None if found is None else Head.of(found)
 
 
 def _is_live(found: dict[str, Any], now: int) -> bool:

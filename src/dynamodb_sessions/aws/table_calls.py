@@ -251,10 +251,12 @@ class TableCalls:
             raise failures[0]
         return [results[number] for number in range(len(batch))]
 
-    async def pages(self, name: str, **parameters: Any) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the items of every page of a Query or Scan. Each page is an operation."""
+    async def pages(
+        self, name: str, *, operation: Operation | None = None, **parameters: Any
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the items of every page of a Query or Scan. Each page is an operation, unless all are part of one."""
         while True:
-            page = await self.read(self.begin(), name, **parameters)
+            page = await self.read(operation or self.begin(), name, **parameters)
             items = page.get("Items")
             if not isinstance(items, list):
                 raise StoreUnavailable("DynamoDB's answer is none")

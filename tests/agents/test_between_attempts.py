@@ -1,0 +1,348 @@
+"""What others do to a conversation between two attempts, two calls and two lifetimes of it."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from dynamodb_sessions import SessionError, StoreUnavailable
+from dynamodb_sessions.agents import DynamoDBConversation
+from tests.agents.conftest import Converse, listed, said
+from tests.conftest import Clock
+from tests.helpers.proxy import How, Proxy, Step
+
+pytestmark = pytest.mark.anyio
+
+LOST = Step(How.DROPPED)
+
+
+class Between(Proxy):
+    """A proxy that does something once, after a request was applied and before its reply goes anywhere."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        self.then: dict[str, Callable[[], object]] = {}
+        self.under_way = 0
+
+    def forward(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        self.under_way += 1
+        try:
+            reply = super().forward(headers, body)
+            then = self.then.pop(headers["X-Amz-Target"].rpartition(".")[2], None)
+            if then is not None:
+                then()
+            return reply
+        finally:
+            self.under_way -= 1
+
+
+@pytest.fixture
+def proxy(endpoint_url: str) -> Iterator[Between]:
+    made = Between(endpoint_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def elsewhere(converse: Converse, table_name: str) -> Callable[..., Any]:
+    """Do something to a conversation as another process does it: not through the proxy, and at once."""
+    url = converse()._calls.client.meta.endpoint_url
+
+    def do(
+        act: Callable[[DynamoDBConversation], Coroutine[Any, Any, Any]], session_id: str = "chat", **options: Any
+    ) -> Any:
+        return asyncio.run(act(DynamoDBConversation(session_id, table_name, endpoint_url=url, **options)))
+
+    return do
+
+
+async def texts(conversation: DynamoDBConversation) -> list[str]:
+    return [item["content"] for item in await conversation.get_items()]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_message_that_is_popped_before_its_lost_reply_is_repeated_is_popped_once(
+    count: int, converse: Converse, proxy: Between, elsewhere: Callable[..., Any]
+) -> None:
+    popped: list[Any] = []
+    for operation in ("PutItem", "TransactWriteItems"):
+        proxy.play(operation, [LOST])
+        proxy.then[operation] = lambda: popped.append(elsewhere(DynamoDBConversation.pop_item))
+    await converse(endpoint_url=proxy.url).add_items([said(str(number)) for number in range(count)])
+    while (item := await converse().pop_item()) is not None:
+        popped.append(item)
+    assert [item["content"] for item in popped] == [str(number) for number in reversed(range(count))]
+
+
+async def test_what_is_popped_before_the_lost_reply_of_a_pop_is_another_message(
+    converse: Converse, proxy: Between, elsewhere: Callable[..., Any]
+) -> None:
+    await converse().add_items([said("one"), said("two")])
+    popped: list[Any] = []
+    proxy.play("TransactWriteItems", [LOST])
+    proxy.then["TransactWriteItems"] = lambda: popped.append(elsewhere(DynamoDBConversation.pop_item))
+    assert await converse(endpoint_url=proxy.url).pop_item() == said("two")
+    assert popped == [said("one")]
+
+
+@pytest.mark.parametrize(("when", "count"), [("UpdateItem", 1), ("UpdateItem", 250), ("TransactWriteItems", 250)])
+async def test_a_turn_that_meets_a_clear_is_nobodys_orphan(
+    when: str,
+    count: int,
+    converse: Converse,
+    proxy: Between,
+    elsewhere: Callable[..., Any],
+    items: Callable[[], list[dict[str, Any]]],
+) -> None:
+    """It has its positions, or is stored in part: then it is cleared as a whole, and nobody sees any of it again."""
+    await converse(owner="alice").add_items([said("before")])
+    proxy.then[when] = lambda: elsewhere(DynamoDBConversation.clear_session)
+    await converse(owner="alice", endpoint_url=proxy.url).add_items([said(str(number)) for number in range(count)])
+    assert await texts(converse()) == []
+    assert [message async for message in converse().messages(after=1)] == []
+    assert await converse().get_items(2) == []
+    assert await converse().pop_item() is None
+    assert [found async for found in listed(converse, "alice")] == []
+    await converse(owner="bob").add_items([said("his")])
+    assert await texts(converse()) == ["his"]
+    assert await converse().get_items(2) == [said("his")]
+    assert [found.session_id async for found in listed(converse, "bob")] == ["chat"]
+    with pytest.raises(SessionError, match="somebody else"):
+        await converse(owner="alice").add_items([said("hers")])
+    await converse().clear_session()
+    assert [item["position"] for item in items()] == [{"N": "0"}], "and the next clear deletes it"
+
+
+async def test_a_turn_that_begins_during_a_clear_stays_and_so_does_its_owner(
+    converse: Converse, proxy: Between, elsewhere: Callable[..., Any]
+) -> None:
+    await converse(owner="alice").add_items([said("before")])
+    proxy.then["GetItem"] = lambda: elsewhere(lambda other: other.add_items([said("meanwhile")]), owner="alice")
+    await converse(endpoint_url=proxy.url).clear_session()
+    assert await texts(converse()) == ["meanwhile"]
+    assert [found.session_id async for found in listed(converse, "alice")] == ["chat"]
+    with pytest.raises(SessionError, match="somebody else"):
+        await converse(owner="bob").add_items([said("his")])
+
+
+@pytest.mark.parametrize("operation", ["UpdateItem", "BatchWriteItem"])
+async def test_a_clear_whose_lost_reply_is_repeated_ends_nothing_that_has_begun_since(
+    operation: str, converse: Converse, proxy: Between, elsewhere: Callable[..., Any]
+) -> None:
+    await converse(owner="alice").add_items([said("before")])
+    proxy.play(operation, [LOST])
+    proxy.then[operation] = lambda: elsewhere(lambda other: other.add_items([said("his")]), owner="bob")
+    await converse(endpoint_url=proxy.url).clear_session()
+    assert await texts(converse()) == ["his"]
+    assert [found.session_id async for found in listed(converse, "bob")] == ["chat"]
+
+
+async def test_a_clear_that_fails_half_way_is_done_for_every_reader(
+    converse: Converse, proxy: Between, items: Callable[[], list[dict[str, Any]]]
+) -> None:
+    await converse(owner="alice").add_items([said(str(number)) for number in range(60)])
+    proxy.play("BatchWriteItem", [Step(), Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"))])
+    with pytest.raises(SessionError):
+        await converse(endpoint_url=proxy.url).clear_session()
+    assert len(items()) == 1 + 35
+    assert await texts(converse()) == []
+    assert await converse().get_items(3) == []
+    assert await converse().pop_item() is None
+    assert [found async for found in listed(converse, "alice")] == []
+    await converse().clear_session()
+    assert len(items()) == 1
+
+
+async def test_positions_never_go_back_whatever_the_clock_says(
+    converse: Converse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await converse().add_items([said("one"), said("two")])
+    seen = [message.position async for message in converse().messages()][-1]
+    await converse().clear_session()
+    behind = time.time_ns() - 600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: behind)
+    await converse().add_items([said("three")])
+    assert [message.item async for message in converse().messages(after=seen)] == [said("three")]
+
+
+@pytest.mark.parametrize("is_cleared", [False, True])
+async def test_nor_after_the_conversation_has_expired(
+    is_cleared: bool, converse: Converse, client: Any, table_name: str, now: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DynamoDB removes it by its own clock, here at once; another host's is a quarter of an hour behind."""
+    now.now = int(time.time())
+    await converse(ttl_seconds=60, owner="alice").add_items([said("one")])
+    seen = [message.position async for message in converse().messages()][-1]
+    if is_cleared:
+        await converse().clear_session()
+    now.now += 61
+    assert [found async for found in listed(converse, "alice")] == []
+    for item in client.scan(TableName=table_name)["Items"]:
+        if "ttl" in item and int(item["ttl"]["N"]) <= now.now:
+            client.delete_item(TableName=table_name, Key={name: item[name] for name in ("session_id", "position")})
+    behind = time.time_ns() - 900 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: behind)
+    await converse(ttl_seconds=60).add_items([said("two")])
+    assert [message.item async for message in converse().messages(after=seen)] == [said("two")]
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_no_messages_are_none(limit: int, converse: Converse) -> None:
+    await converse().add_items([said("one")])
+    assert [message async for message in converse().messages(limit=limit)] == []
+    assert [message async for message in converse().messages(after=5, limit=limit)] == []
+    assert await converse().get_items(limit) == []
+
+
+async def test_the_head_is_no_message(converse: Converse, caplog: pytest.LogCaptureFixture) -> None:
+    await converse().add_items([said("one")])
+    assert [message.item async for message in converse().messages(after=-5)] == [said("one")]
+    assert [message.item async for message in converse().messages(limit=1)] == [said("one")]
+    assert caplog.text == ""
+
+
+WRITES: dict[str, tuple[str, Callable[[DynamoDBConversation], Coroutine[Any, Any, Any]], list[str]]] = {
+    "add": ("UpdateItem", lambda conversation: conversation.add_items([said("two")]), ["one", "two"]),
+    "store": ("TransactWriteItems", lambda conversation: conversation.add_items([said("two")]), ["one", "two"]),
+    "pop": ("TransactWriteItems", lambda conversation: conversation.pop_item(), []),
+    "clear": ("UpdateItem", lambda conversation: conversation.clear_session(), []),
+    "delete": ("BatchWriteItem", lambda conversation: conversation.clear_session(), []),
+}
+
+
+@pytest.mark.parametrize("natively", [True, False], ids=["asyncio", "anyio"])
+@pytest.mark.parametrize("write", WRITES)
+async def test_who_is_cancelled_goes_on_when_the_outcome_is_settled(
+    write: str, natively: bool, converse: Converse, proxy: Between
+) -> None:
+    """The reply is lost, too: the repetition belongs to it."""
+    operation, act, expected = WRITES[write]
+    await converse().add_items([said("one")])
+    loop, scope = asyncio.get_running_loop(), anyio.CancelScope()
+    applied = threading.Event()
+
+    async def run() -> None:
+        with scope:
+            await act(converse(endpoint_url=proxy.url))
+            await anyio.sleep(10)
+
+    task = asyncio.create_task(run())
+
+    def cancel() -> None:
+        loop.call_soon_threadsafe(task.cancel if natively else scope.cancel)
+        applied.set()
+        time.sleep(0.2)
+
+    proxy.play(operation, [LOST])
+    proxy.then[operation] = cancel
+    begun = time.monotonic()
+    await asyncio.wait([task])
+    assert applied.is_set()
+    assert proxy.under_way == 0, "nothing is under way any more"
+    assert proxy.requests.count(operation) == 2
+    assert time.monotonic() - begun < 5
+    assert task.cancelled() is natively
+    assert scope.cancelled_caught is not natively
+    assert await texts(converse()) == expected
+
+
+async def test_a_cancelled_write_that_fails_is_cancelled_and_no_more(converse: Converse, proxy: Between) -> None:
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(converse(endpoint_url=proxy.url).add_items([said("one")]))
+    proxy.play("TransactWriteItems", [Step(How.ANOTHER, error=(400, "AccessDeniedException"))])
+    proxy.then["TransactWriteItems"] = lambda: loop.call_soon_threadsafe(task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("engine", ["local"], indirect=True)
+@pytest.mark.parametrize("write", WRITES)
+async def test_each_method_is_one_operation(write: str, converse: Converse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a clear, each batch that it deletes is one, and each page that it reads of what to delete."""
+    conversation = converse()
+    await conversation.add_items([said("one")])
+    begin, begun = conversation._calls.begin, itertools.count()
+
+    def counted() -> Any:
+        next(begun)
+        return begin()
+
+    monkeypatch.setattr(conversation._calls, "begin", counted)
+    await WRITES[write][1](conversation)
+    assert next(begun) == (3 if WRITES[write][2] == [] and write != "pop" else 1)
+
+
+async def test_a_pop_that_gets_no_answer_ends_by_its_one_deadline(
+    converse: Converse, proxy: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = converse(endpoint_url=proxy.url)
+    await conversation.add_items([said("one")])
+    monkeypatch.setattr(conversation._calls._transport, "timeout", 1.0)
+    proxy.play("Query", [Step(How.DROPPED)] * 2)
+    proxy.play("TransactWriteItems", rest=Step(How.ANOTHER, applied=False))
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await conversation.pop_item()
+    assert time.monotonic() - begun < 1.5
+
+
+async def test_what_an_earlier_version_has_stored_goes_on(
+    converse: Converse, client: Any, table_name: str, now: Clock
+) -> None:
+    """Its head has no word of clears, and its `ttl` is when its messages expire."""
+    head = {"session_id": {"S": "chat"}, "position": {"N": "0"}, "last": {"N": "101"}, "owner": {"S": "alice"}}
+    head |= {"created_at": {"N": "1"}, "updated_at": {"N": "1"}, "ttl": {"N": str(now.now + 1000)}}
+    client.put_item(TableName=table_name, Item=head)
+    message = {"message": {"S": '{"role":"user","content":"old"}'}, "created_at": {"N": "1"}}
+    key = {"session_id": {"S": "chat"}, "position": {"N": "101"}}
+    client.put_item(TableName=table_name, Item=key | message | {"ttl": {"N": str(now.now + 1000)}})
+    await converse(owner="alice", ttl_seconds=60).add_items([said("new")])
+    assert await texts(converse()) == ["old", "new"]
+    now.now += 999
+    assert await texts(converse()) == ["old"]
+    assert [found.session_id async for found in listed(converse, "alice")] == ["chat"]
+    now.now += 1
+    assert [found async for found in listed(converse, "alice")] == []
+    await converse().clear_session()
+    await converse(owner="bob").add_items([said("his")])
+    assert await texts(converse()) == ["his"]
+
+
+async def test_what_a_clear_of_an_earlier_version_left_behind_is_cleared(
+    converse: Converse, client: Any, table_name: str
+) -> None:
+    await converse().clear_session()
+    await converse().add_items([said(str(number)) for number in range(3)])
+    client.delete_item(TableName=table_name, Key={"session_id": {"S": "chat"}, "position": {"N": "0"}})
+    assert await texts(converse()) == ["0", "1", "2"]
+    await converse().clear_session()
+    assert await texts(converse()) == []
+    await converse().add_items([said("new")])
+    assert await texts(converse()) == ["new"]
+
+
+async def test_what_was_for_ever_and_is_cleared_expires_from_then_on(converse: Converse, now: Clock) -> None:
+    """For its owner's list; the head itself outlives what may have been stored of it meanwhile."""
+    await converse(owner="alice").add_items([said("for ever")])
+    await converse().clear_session()
+    for _ in range(2):
+        await converse(owner="alice", ttl_seconds=60).add_items([said("a minute")])
+        assert [found.session_id async for found in listed(converse, "alice")] == ["chat"]
+        now.now += 30
+    now.now += 30
+    assert [found async for found in listed(converse, "alice")] == []
+
+
+@pytest.mark.parametrize("head", [{}, {"last": {"S": "x"}}, {"last": {"N": "1"}, "cleared": {"S": "x"}}], ids=str)
+async def test_a_head_that_is_none_is_an_outage(
+    head: dict[str, Any], converse: Converse, client: Any, table_name: str
+) -> None:
+    client.put_item(TableName=table_name, Item={"session_id": {"S": "chat"}, "position": {"N": "0"}} | head)
+    for call in (converse().get_items, converse().pop_item, converse().clear_session):
+        with pytest.raises(StoreUnavailable, match="head"):
+            await call()
