@@ -62,7 +62,7 @@ class AsyncTransport:
         self._credentials = _Boto3Credentials(timeout)
         self._boto3 = boto3
         # So that what became of an attempt can be found out before the deadline.
-        self._patience = aiohttp.ClientTimeout(total=timeout * 0.4)
+        self._patience = aiohttp.ClientTimeout(total=timeout * 0.4, sock_connect=timeout / 5)
         log_redaction.install()
 
     @property
@@ -85,6 +85,8 @@ class AsyncTransport:
             with redacted_logs():
                 async with asyncio.timeout(remaining), pool.slots:
                     return await self._send(attempt, operation, parameters, None)
+        except aiohttp.ConnectionTimeoutError as error:  # A TimeoutError too, but of what was never sent.
+            raise translate(error) from None
         except TimeoutError:
             if not attempt.begun:
                 raise NotAsked(f"no turn in {remaining:.3g} s: over {MAX_CONCURRENT_CALLS} calls at once") from None
@@ -283,7 +285,8 @@ def _refusal(body: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError):
         return {"Error": {"Code": ""}}
     message = said.get("message") or said.get("Message") or ""
-    return {"Error": {"Code": code, "Message": message}, "CancellationReasons": said.get("CancellationReasons", ())}
+    kept = {name: said[name] for name in ("CancellationReasons", "ThrottlingReasons") if name in said}
+    return {"Error": {"Code": code, "Message": message}, **kept}
 
 
 class _Boto3Credentials:

@@ -170,13 +170,20 @@ class TableCalls:
             operation.deadline = time.monotonic() + self._transport.timeout
         if counts_capacity():
             parameters["ReturnConsumedCapacity"] = "TOTAL"
+        failure: StoreUnavailable | None = None
         while True:
             if not operation.is_unsettled:
                 self._breaker.check()
             try:
                 return await self._send(operation, name, parameters)
-            except (Refused, Unreachable) as failure:
+            except (Refused, Unreachable) as refusal:
+                failure = refusal
                 await operation.pause(failure)
+            except (NotAsked, OutcomeUnknown) as error:
+                if failure is None:
+                    raise
+                # The deadline has come in the midst of an attempt: what kept the ones before says more.
+                raise type(error)(f"{failure}; of the last attempt: {error}") from None
 
     async def _send(self, operation: Operation, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Send one attempt, and tell the breaker whether anybody answered: a refusal is an answer."""

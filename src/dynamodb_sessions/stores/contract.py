@@ -81,10 +81,6 @@ class Expiry:
         idle = self.used_at + (max_age or self.idle)
         return idle if self.ends_at is None else min(idle, self.ends_at)
 
-    def is_cut(self, max_age: int | None) -> bool:
-        """Whether the end of the session comes before its idle lifetime is over."""
-        return self.ends_at is not None and self.used_at + (max_age or self.idle) > self.ends_at
-
 
 class Health(NamedTuple):
     """Whether a store serves sessions just now, where it keeps them, and why."""
@@ -125,7 +121,8 @@ class Changes:
         return Record(
             record.id,
             data,
-            record.created_at if self.created_at is None else self.created_at,
+            # An older session is known by the time of its creation.
+            record.created_at if self.created_at is None or record.born is None else self.created_at,
             self.expires_with(record.max_age),
             record.version + (not self.is_touch),
             record.owner if self.owner is None else self.owner,
@@ -148,7 +145,8 @@ class Changes:
 
     def move(self, record: Record, new_id: str) -> Record:
         """Return the record as these changes leave it under a new id, which always is a new version."""
-        return replace(self.apply(record), id=new_id, version=record.version + 1)
+        created_at = record.created_at if self.created_at is None else self.created_at
+        return replace(self.apply(record), id=new_id, created_at=created_at, version=record.version + 1)
 
 
 @runtime_checkable

@@ -389,6 +389,8 @@ class DynamoDBStore:
                 if is_same(found, record) and (record.born is not None or found.data == record.data):
                     return True
                 raise StoreUnavailable(f"{error}; another session is stored under this id")
+            if isinstance(found, Moved) and is_random(record.id):  # It was created, and will not be again.
+                raise StoreUnavailable(f"{error}; the session has another id meanwhile")
             until = now + update_expression.OPERATION_SECONDS
             request = update_expression.tombstone(record.id, operations, operation.id, now, until)
             try:
@@ -424,7 +426,7 @@ class DynamoDBStore:
             return await self._settle_update(operation, record, changes, now, error)
         return _heard(changed, answer, changes)
 
-    async def _settle_update(  # noqa: C901 - the heart of it, in one piece
+    async def _settle_update(
         self, operation: Operation, record: Record, changes: Changes, now: int, error: OutcomeUnknown
     ) -> Record | None:
         """Find out what became of an attempt to change a session, and change it if that has not happened.
@@ -435,6 +437,7 @@ class DynamoDBStore:
         """
         operation.is_unsettled = True
         base = max(record.version, changes.heard)
+        decision: _Decision | None = None
         while True:
             await operation.pause(error)
             stored, operations = await self._read(operation, record.id, now)
@@ -442,35 +445,59 @@ class DynamoDBStore:
                 raise StoreUnavailable(f"{error}; the session has another id meanwhile")
             if stored is None or not is_same(stored, record):
                 return None
-            if operation.id in operations:
-                return stored
+            if operation.id in operations:  # By what was decided last: what was decided before cannot land any more.
+                return stored if decision is None else decision.answer(stored)
             if not stored.version:
                 return await self._replace(operation, record, changes, now)
-            is_done = changes.are_in(stored)
-            is_known = is_done or stored.version <= base + 1
-            settled = replace(stored, version=stored.version + 1)
-            if is_done:
-                # Others may have put it there: then it is for us to let the session live as long as ours would.
-                settled = replace(settled, expires_at=max(stored.expires_at, changes.expires_with(stored.max_age)))
-                request = update_expression.fence(stored, operations, operation.id, now, until=settled.expires_at)
-            elif is_known:
-                base, settled = stored.version, changes.apply(stored)
-                item_format.check_readable(settled)
-                request = update_expression.deciding_attempt(
-                    stored, operations, changes, operation.id, now, self._compress_over
-                )
-            else:
-                request = update_expression.fence(stored, operations, operation.id, now)
+            too_large = None if decision is None else decision.too_large
+            decision = self._decide(operation, stored, operations, changes, base, now, too_large)
+            base = decision.base
             try:
-                await self._write(operation, stored, "update_item", TableName=self.table_name, **request)
+                await self._write(operation, stored, "update_item", TableName=self.table_name, **decision.request)
             except ConditionFailed:
                 continue
+            except SessionTooLarge as refused:
+                decision = decision._replace(too_large=refused)
             except OutcomeUnknown as unknown:
                 error = unknown
-                continue
-            if not is_known:
-                raise StoreUnavailable(f"{error}; others have changed the session since")
-            return settled
+            else:
+                return decision.answer(decision.left)
+
+    def _decide(
+        self,
+        operation: Operation,
+        stored: Record,
+        operations: Collection[str],
+        changes: Changes,
+        base: int,
+        now: int,
+        too_large: SessionTooLarge | None,
+    ) -> "_Decision":
+        """Decide on what was just read: change it, or leave a fence, after which it is told that it was done, or not.
+
+        Also what is too large is refused only after a fence: there may be room again when an attempt is late.
+        """
+        fence = update_expression.fence(stored, operations, operation.id, now)
+        fenced = replace(stored, version=stored.version + 1)
+        if changes.are_in(stored):
+            # Others may have put it there: then it is for us to let the session live as long as ours would.
+            until = max(stored.expires_at, changes.expires_with(stored.max_age))
+            fence = update_expression.fence(stored, operations, operation.id, now, until=until)
+            return _Decision(fence, replace(fenced, expires_at=until), base)
+        if stored.version > base + 1:
+            unknown = StoreUnavailable("DynamoDB did not answer, and others have changed the session since")
+            return _Decision(fence, fenced, base, unknown)
+        base, changed = stored.version, changes.apply(stored)
+        try:
+            item_format.check_readable(changed)
+        except SessionTooLarge as refused:
+            too_large = refused
+        if too_large is not None:
+            return _Decision(fence, fenced, base, too_large, too_large)
+        request = update_expression.deciding_attempt(
+            stored, operations, changes, operation.id, now, self._compress_over
+        )
+        return _Decision(request, changed, base)
 
     async def _replace(self, operation: Operation, record: Record, changes: Changes, now: int) -> Record | None:
         """Change the whole map at once, provided nobody else changes it: for what one expression cannot say."""
@@ -678,6 +705,25 @@ def _id_of(item: Any) -> str:
     if not isinstance(session_id, str):
         raise StoreUnavailable("DynamoDB's answer is none")
     return session_id
+
+
+class _Decision(NamedTuple):
+    """A write that decides what becomes of a change whose outcome is unknown."""
+
+    request: dict[str, Any]
+    left: Record
+    """What is stored once it is applied."""
+    base: int
+    """The highest version that is known to be without the change."""
+    refusal: SessionError | None = None
+    """What is told then; None: that the change is done."""
+    too_large: SessionTooLarge | None = None
+
+    def answer(self, stored: Record) -> Record:
+        """Return what is stored if the change is done, or raise."""
+        if self.refusal is not None:
+            raise self.refusal
+        return stored
 
 
 class _StillThere(NamedTuple):

@@ -38,14 +38,11 @@ class _Write:
         self._conditions.append(text)
 
     def _is_same(self) -> None:
-        """Write to this session, not to another one that was created under its id since."""
-        if self._record.born is not None:
-            self.names["#b"], self.values[":b"] = "born", {"S": self._record.born}
-            self.condition("#b=:b")
-        elif self._record.version:
-            self.names |= {"#b": "born", "#c": "created_at"}
-            self.values[":c"] = item_format.number(self._record.created_at)
-            self.condition("#c=:c AND attribute_not_exists(#b)")
+        """Write to this session, not to another one that was created under its id since, nor to a marker."""
+        condition, names, values = _is_session(self._record)
+        self.condition(condition)
+        self.names |= names
+        self.values |= values
 
     def of_version(self, version: int) -> None:
         """Write only if that is still the version; 0: the item has none yet."""
@@ -79,7 +76,7 @@ class _Write:
     def expire(self, changes: Changes) -> None:
         """Set the expiry: by what is stored of the session's own lifetime, unless this write sets it."""
         seen, expiry = self._record.max_age, changes.expiry
-        if expiry is None or changes.max_age is not None or expiry.is_cut(seen):
+        if expiry is None or changes.max_age is not None or expiry.ends_at is not None:
             self.values[":t"] = item_format.number(changes.expires_with(seen))
             self.sets.append("#t=:t")
             if expiry is not None and changes.max_age is None:
@@ -95,8 +92,8 @@ class _Write:
             self.names["#o"], self.values[":o"] = "owner", {"S": changes.owner}
             self.sets.append("#o=:o")
         if changes.created_at is not None and self._record.born is not None:
-            self.names["#c"], self.values[":c"] = "created_at", item_format.number(changes.created_at)
-            self.sets.append("#c=:c")
+            self.names["#c"], self.values[":c1"] = "created_at", item_format.number(changes.created_at)
+            self.sets.append("#c=:c1")
         if changes.max_age is not None:
             self.names["#m"] = "max_age"
             if changes.max_age:
@@ -158,6 +155,17 @@ def _began_at(operation_id: str) -> float:
         return int(operation_id.partition(":")[0])
     except ValueError:  # Not one of ours.
         return 0
+
+
+def _is_session(record: Record) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """Return a condition, its names and values: what is stored is this session, whatever has become of it.
+
+    One of an older version has no `born`, and maybe a fraction of a second in its `created_at`.
+    """
+    if record.born is not None:
+        return "#b=:b", {"#b": "born"}, {":b": {"S": record.born}}
+    values = {":c": item_format.number(record.created_at), ":c2": item_format.number(record.created_at + 1)}
+    return "#c>=:c AND #c<:c2 AND attribute_not_exists(#b)", {"#b": "born", "#c": "created_at"}, values
 
 
 def touch(record: Record, changes: Changes, now: int) -> dict[str, Any]:
@@ -307,16 +315,14 @@ def tombstone(session_id: str, operations: Collection[str], operation_id: str, n
 def deletion(
     session_id: str, *, record: Record | None = None, version: int | None = None, owner: str | None = None
 ) -> dict[str, Any]:
-    """Return the DeleteItem of a session: of this one, of this version, of this owner. A marker stays."""
-    conditions = ["attribute_not_exists(#moved)"]
-    names, values = {"#moved": item_format.MOVED_TO}, dict[str, Any]()
-    if record is not None and record.born is not None:
-        names["#b"], values[":b"] = "born", {"S": record.born}
-        conditions.append("#b=:b")
-    elif record is not None and record.version:
-        names |= {"#b": "born", "#c": "created_at"}
-        values[":c"] = item_format.number(record.created_at)
-        conditions.append("#c=:c AND attribute_not_exists(#b)")
+    """Return the DeleteItem of a session: of this one, of this version, of this owner. A marker or tombstone stays."""
+    names, values = dict[str, str](), dict[str, Any]()
+    if record is None:
+        names = {"#moved": item_format.MOVED_TO, "#ops": item_format.OPS, "#d": "user_data"}
+        conditions = ["attribute_not_exists(#moved) AND (attribute_not_exists(#ops) OR attribute_exists(#d))"]
+    else:
+        condition, names, values = _is_session(record)
+        conditions = [condition]
     if version:
         names["#v"], values[":v"] = "version", item_format.number(version)
         conditions.append("#v=:v")
