@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import clock
@@ -315,7 +316,8 @@ class RequestCycle:
     def _take_assigned(self, session: Session) -> None:
         """Take what the app has put in the session's place in the scope for its content from now on."""
         held = session if self._scope is None else self._scope.get("session", session)
-        if held is session:
+        # An app below may have session middleware of its own, Starlette's or ours: its session is none of ours.
+        if isinstance(held, Session) or type(held).__module__ == SessionMiddleware.__module__:
             return
         if isinstance(held, Mapping):
             session.assign(held)
