@@ -383,9 +383,9 @@ class History:
         except StoreUnavailable as error:
             happening.effects = [created(tried[-1])]
             self._fail(happening, error)
-            # While another session is stored under an id of the user's own, nothing can be left there that would keep
-            # an attempt from landing once that one has ended.
-            happening.may_be_late |= "another session is stored" in str(error)
+            # Under an id of the user's own others begin sessions too, in place of the tombstone or before it could be
+            # left there; once such a one has been ended, nothing is left that would keep a late attempt from landing.
+            happening.may_be_late |= self.is_fixed
             stored = None
         else:
             happening.effects = [(lambda kept: name in kept) if stored is None else created(stored.id)]
