@@ -1,9 +1,12 @@
 """Session ids: how they are made, and the name a session has where an id must not be shown."""
 
+import base64
 import hashlib
 import re
 
 _RANDOM = re.compile(r"[A-Za-z0-9_-]{43}")
+_HEAD = 35
+"""How many characters of an id of a session in memory are random: 208 bits."""
 
 
 def new_id() -> str:
@@ -16,6 +19,25 @@ def new_id() -> str:
 def is_random(session_id: str) -> bool:
     """Whether an id is one of `new_id`, under which no other session is ever created."""
     return _RANDOM.fullmatch(session_id) is not None
+
+
+def new_memory_id() -> str:
+    """Return an id for a session that is kept in memory: such as `new_id` returns, and one can tell that it is one."""
+    import secrets  # noqa: PLC0415 - as above
+
+    head = secrets.token_urlsafe(26)
+    return head + _mark(head)
+
+
+def is_memory_id(session_id: str) -> bool:
+    """Whether an id is one of `new_memory_id`. Of those of `new_id`, one in 2**48 looks like it."""
+    return is_random(session_id) and session_id[_HEAD:] == _mark(session_id[:_HEAD])
+
+
+def _mark(head: str) -> str:
+    # Not a secret: who presents an id has it from us, as a cookie that we have signed.
+    digest = hashlib.sha256(f"kept in memory: {head}".encode()).digest()
+    return base64.urlsafe_b64encode(digest[:6]).decode()
 
 
 def new_born() -> str:

@@ -154,8 +154,9 @@ def test_without_a_region_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "NoRegionError" in store.mode_reason
 
 
-def test_without_credentials_it_says_so(store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_it_says_so(moto_url: str, table_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, client="async")
     assert not store.probe()
     assert isinstance(store.probe_error, ConfigurationError)
     assert "credentials" in store.mode_reason

@@ -1,3 +1,4 @@
+import contextlib
 import threading
 
 import anyio
@@ -8,6 +9,7 @@ from dynamodb_sessions import DynamoDBStore, StoreUnavailable
 from dynamodb_sessions.aws import threads
 from dynamodb_sessions.aws.circuit_breaker import FAILURES, CircuitBreaker
 from dynamodb_sessions.identifiers import new_id
+from tests.helpers.proxy import How, Proxy, Step
 
 OUT = StoreUnavailable("out")
 
@@ -139,3 +141,114 @@ async def test_a_call_that_found_no_free_thread_says_nothing_about_dynamodb(
     # The thread that hangs is given up after the deadline, and another call may get its place at the last moment.
     assert len(of_threads) > FAILURES
     assert store._calls._breaker._failures == len(errors) - len(of_threads)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("client", [None, "async"])
+async def test_a_visitors_throttled_session_is_nobody_elses_trouble(
+    dynamodb_local_url: str, table_name: str, client: str | None
+) -> None:
+    """A refusal is an answer: however often one key is throttled, all others are read."""
+    mine, throttled = DynamoDBStore(table_name, endpoint_url=dynamodb_local_url, create_table=True), new_id()
+    assert mine.probe()
+
+    class ThrottlingOne(Proxy):
+        def forward(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+            if throttled.encode() in body:
+                refusal = b'{"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"}'
+                return 400, {"Content-Type": "application/x-amz-json-1.0"}, refusal
+            return super().forward(headers, body)
+
+    proxy = ThrottlingOne(dynamodb_local_url)
+    store = DynamoDBStore(table_name, endpoint_url=proxy.url, client=client, timeout=2.5)
+    others = 0
+
+    async def read_throttled() -> None:
+        with pytest.raises(StoreUnavailable, match="throttled"):
+            await store.load(throttled, now=0)
+
+    try:
+        for _ in range(3):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(FAILURES + 5):
+                    tasks.start_soon(read_throttled)
+            for _ in range(15):
+                assert await store.load(new_id(), now=0) is None
+                others += 1
+    finally:
+        proxy.close()
+    assert others == 45
+
+
+def breaker_threads() -> int:
+    return sum(thread.name == "dynamodb-sessions-breaker" for thread in threading.enumerate())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("client", [None, "async"])
+async def test_a_server_that_drips_is_asked_by_one_at_a_time_and_found_again(
+    moto_url: str, table_name: str, client: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replies would take longer than this test."""
+    monkeypatch.setattr("tests.helpers.proxy.DRIPS", 10_000)
+    assert DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True).probe()
+    proxy = Proxy(moto_url)
+    proxy.play("GetItem", rest=Step(How.DRIPPED))
+    store = DynamoDBStore(table_name, endpoint_url=proxy.url, client=client, timeout=1.5)
+    most = 0
+    try:
+        for _ in range(FAILURES):
+            store._calls._breaker.failed(OUT)
+        with anyio.move_on_after(5):
+            while True:
+                with pytest.raises(StoreUnavailable):
+                    await store.load(new_id(), now=0)
+                most = max(most, breaker_threads())
+                await anyio.sleep(0.05)
+        assert most == 1
+        assert len(proxy.requests) > 1
+        proxy.play("GetItem")
+        with anyio.fail_after(5):
+            while store._calls._breaker.is_open:
+                await anyio.sleep(0.05)
+                with contextlib.suppress(StoreUnavailable):
+                    await store.load(new_id(), now=0)
+        await anyio.sleep(0.1)
+        assert breaker_threads() == 0
+    finally:
+        proxy.close()
+
+
+def test_one_that_is_still_asking_is_not_joined_by_another(asked: Asked) -> None:
+    may_end = threading.Event()
+    times: list[float] = []
+
+    def ask() -> None:
+        times.append(asked.now)
+        may_end.wait(5)
+
+    breaker = CircuitBreaker(ask, clock=asked.clock)
+    for _ in range(FAILURES):
+        breaker.failed(OUT)
+    for _ in range(5):
+        asked.now += 1.0
+        assert refused(breaker)
+    may_end.set()
+    assert len(times) == 1
+
+
+def test_where_no_thread_can_be_started_it_is_tried_again(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaker = CircuitBreaker(asked.probe, clock=asked.clock)
+    for _ in range(FAILURES):
+        breaker.failed(OUT)
+
+    def too_many(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    asked.now += 1.0
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", too_many)
+        assert refused(breaker)
+    asked.now += 1.0
+    assert refused(breaker)
+    assert asked.ended.wait(5)

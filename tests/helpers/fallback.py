@@ -1,5 +1,8 @@
 """A primary store that fails as it is told to, and the time that a fallback goes by."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import anyio
 
 from dynamodb_sessions import (
@@ -7,6 +10,8 @@ from dynamodb_sessions import (
     SessionError,
     StoreUnavailable,
 )
+from dynamodb_sessions.clock import wall_clock
+from dynamodb_sessions.stores.contract import Record
 from dynamodb_sessions.stores.fallback import FallbackStore
 
 
@@ -22,6 +27,8 @@ class Primary(MemoryStore):
         self.fails_deletes = False
         self.probes = 0
         self.deleted: list[str] = []
+        self.buried: set[str] = set()
+        self.revoked: dict[str, int] = {}
 
     def probe(self) -> bool:
         self.probes += 1
@@ -32,11 +39,38 @@ class Primary(MemoryStore):
     def mark_unusable(self, error: SessionError) -> None:
         self.mode, self.mode_reason, self.probe_error = "memory", str(error), error
 
-    async def delete(self, session_id: str, *, version: int | None = None) -> bool:
+    def check_event_loop(self) -> None:
+        pass
+
+    async def delete(
+        self,
+        session_id: str,
+        *,
+        record: Record | None = None,
+        version: int | None = None,
+        bury_until: int | None = None,
+    ) -> bool:
         if self.fails_deletes:
             raise StoreUnavailable("no deletes")
         self.deleted.append(session_id)
-        return await super().delete(session_id, version=version)
+        if bury_until is not None and await self.load(session_id, now=0) is None:
+            self.buried.add(session_id)
+        return await super().delete(session_id, record=record, version=version)
+
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None, now: int | None = None) -> int:
+        self.revoked[str(owner)] = wall_clock() if now is None else now
+        return await super().revoke_owner(owner, keep=keep)
+
+    async def move_in(
+        self, record: Record, *, now: int, fresh_id: Callable[[], str], revoked_at: int | None = None
+    ) -> Record | None:
+        at = self.revoked.get(str(record.owner), revoked_at)
+        if record.id in self.buried or (at != revoked_at and at is not None and at >= record.created_at):
+            return None
+        return await self.create(replace(record, id=fresh_id()), now=now, replaces=record.id)
+
+    async def is_buried(self, session_id: str, *, now: int) -> bool:  # noqa: ARG002 - here nothing is forgotten
+        return session_id in self.buried
 
 
 class Time:

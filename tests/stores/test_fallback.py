@@ -1,10 +1,12 @@
 """What happens while DynamoDB cannot be initialised, and once it can."""
 
+import contextlib
 import logging
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -31,6 +33,7 @@ from dynamodb_sessions.stores.contract import Changes, Record
 from dynamodb_sessions.stores.fallback import FallbackStore
 from tests.conftest import KEY
 from tests.helpers.fallback import Primary, Time, healed, settled
+from tests.helpers.proxy import How, Proxy, Step
 
 pytestmark = pytest.mark.anyio
 
@@ -237,10 +240,10 @@ async def test_a_logout_that_is_forgotten_while_it_is_applied_is_no_obstacle(
     monkeypatch.setattr("dynamodb_sessions.stores.fallback._MAX_LOGOUTS", 1)
     delete = primary.delete
 
-    async def one_more(session_id: str, *, version: int | None = None) -> bool:
+    async def one_more(session_id: str, **options: Any) -> bool:
         if session_id == "first":
             await fallback.delete("second")
-        return await delete(session_id, version=version)
+        return await delete(session_id, **options)
 
     monkeypatch.setattr(primary, "delete", one_more)
     await fallback.delete("first")
@@ -257,18 +260,22 @@ async def test_a_session_made_meanwhile_moves_when_it_is_next_used(
     assert len(primary) == 0
     await healed(fallback, primary, clock)
 
-    assert await fallback.load(loaded.id, now=NOW) == loaded
+    home = await fallback.bring_home(loaded.id, now=NOW)
+    assert home != loaded.id
+    assert await fallback.load(home, now=NOW) == replace(loaded, id=home)
     assert await fallback.update(updated, Changes(NOW + 200, set={"b": "2"}), now=NOW) is not None
-    name = new_id()
-    assert await fallback.rotate(rotated, name, Changes(NOW + 200), now=NOW) is not None
+    moved = await fallback.rotate(rotated, new_id(), Changes(NOW + 200), now=NOW)
+    assert moved is not None
     await fallback.delete(deleted.id)
     assert await fallback.create(a_record(), now=NOW, replaces=replaced.id)
 
-    assert await primary.load(loaded.id, now=NOW) == loaded
-    moved = await primary.load(updated.id, now=NOW)
-    assert moved is not None
-    assert moved.data == {"a": "1", "b": "2"}
-    assert await primary.load(name, now=NOW) is not None
+    assert await primary.load(home, now=NOW) == replace(loaded, id=home)
+    for name, data in ((updated.id, {"a": "1", "b": "2"}), (moved.id, {"a": "1"})):
+        # Nobody could tell their browsers of new ids, so they are still where they were.
+        assert await primary.load(name, now=NOW) is None
+        stored = await primary.load(await fallback.bring_home(name, now=NOW), now=NOW)
+        assert stored is not None
+        assert stored.data == data
     for gone in (rotated, deleted, replaced):
         assert await primary.load(gone.id, now=NOW) is None
         assert await fallback.load(gone.id, now=NOW) is None
@@ -336,9 +343,16 @@ async def test_requests_that_come_at_once_move_a_session_once(
     async def update(number: int) -> None:
         await fallback.update(record, Changes(NOW + 9, set={f"{number}": "1"}), now=NOW)
 
+    homes = set()
+
+    async def bring_home() -> None:
+        homes.add(await fallback.bring_home(record.id, now=NOW))
+
     async with anyio.create_task_group() as group:
         for number in range(10):
             group.start_soon(update, number)
+            group.start_soon(bring_home)
+    assert len(homes) == len(primary) == 1
     loaded = await fallback.load(record.id, now=NOW)
     assert loaded is not None
     assert len(loaded.data) == 11
@@ -373,7 +387,7 @@ async def test_a_real_table_that_appears_is_found(moto_url: str, table_name: str
                 await client.get("/nothing")
         await anyio.sleep(0.1)
         assert (await client.get("/")).json() == 2
-    [item] = dynamodb.scan(TableName=table_name)["Items"]
+    [item] = [found for found in dynamodb.scan(TableName=table_name)["Items"] if "user_data" in found]
     assert item["user_data"] == {"M": {"visits": {"S": "2"}}}
 
 
@@ -396,3 +410,96 @@ async def test_forgotten_logouts_are_said(
     await fallback.delete(new_id())
     await fallback.delete(new_id())
     assert "the oldest is forgotten" in caplog.text
+
+
+async def test_a_visitors_logouts_do_not_make_it_forget_real_ones(
+    fallback: FallbackStore, primary: Primary, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A visitor makes sessions, of this process and of others that are in memory, and logs out of each, twice."""
+    monkeypatch.setattr("dynamodb_sessions.stores.fallback._MAX_LOGOUTS", 10)
+    real = a_record(user='"alice"')
+    await primary.create(real, now=NOW)
+    await fallback.delete(real.id, bury_until=NOW)
+    await fallback.revoke_owner("acme/bob")
+    other = FallbackStore(Primary(), MemoryStore(), clock=clock)
+    for _ in range(20):
+        for store in (fallback, other):
+            made = await store.create(a_record(), now=NOW, fresh_id=new_id)
+            assert made is not None
+            moved = await store.rotate(made, new_id(), Changes(NOW + 50), now=NOW)
+            assert moved is not None
+            for session_id in (moved.id, made.id):
+                await fallback.delete(session_id, bury_until=NOW)
+                await fallback.delete(session_id, bury_until=NOW)
+    await healed(fallback, primary, clock)
+    assert await primary.load(real.id, now=NOW) is None
+    assert "acme/bob" in primary.revoked
+
+
+async def test_a_session_that_was_never_elsewhere_is_ended_without_a_note(fallback: FallbackStore) -> None:
+    made = await fallback.create(a_record(), now=NOW, fresh_id=new_id)
+    assert made is not None
+    await fallback.delete(made.id, record=made)
+    assert not fallback._logouts
+    assert await fallback.load(made.id, now=NOW) is None
+
+
+async def test_of_an_owner_one_revocation_waits(fallback: FallbackStore, primary: Primary, clock: Time) -> None:
+    """The later one ends what the earlier one was to keep; and both leave alone who logs in later."""
+    first, second = [replace(a_record(), owner="acme/alice") for _ in range(2)]
+    for record in (first, second):
+        await primary.create(record, now=NOW)
+    for keep in (first, second):
+        await fallback.revoke_owner("acme/alice", keep=keep.id)
+    assert len(fallback._logouts) == 1
+    before = primary.revoked.copy()
+    await healed(fallback, primary, clock)
+    assert await primary.load(first.id, now=NOW) is None
+    assert await primary.load(second.id, now=NOW) == second
+    assert before != primary.revoked
+
+
+@pytest.mark.parametrize("client", [None, "async"])
+@pytest.mark.parametrize("fallback", ["memory", "error"])
+async def test_credentials_that_come_later_are_found(
+    moto_url: str, table_name: str, monkeypatch: pytest.MonkeyPatch, client: str | None, fallback: str
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True, client=client)
+    async with browser(an_app(store, fallback=fallback)) as visitor:
+        if fallback == "memory":
+            assert (await visitor.get("/")).json() == 1
+            assert store.mode == "memory"
+        else:
+            with pytest.raises(ConfigurationError, match="redentials"):
+                await visitor.get("/")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        with anyio.fail_after(10):
+            while store.mode == "memory":
+                await anyio.sleep(0.1)
+                with contextlib.suppress(ConfigurationError):
+                    await visitor.get("/nothing")
+        await anyio.sleep(0.1)
+        assert (await visitor.get("/")).json() == (2 if fallback == "memory" else 1)
+
+
+@pytest.mark.parametrize("client", [None, "async"])
+async def test_a_server_that_drips_is_probed_again(
+    moto_url: str, table_name: str, client: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first reply would take longer than this test."""
+    monkeypatch.setattr("tests.helpers.proxy.DRIPS", 10_000)
+    assert DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True).probe()
+    proxy = Proxy(moto_url)
+    proxy.play("GetItem", [Step(How.DRIPPED)] * 2)
+    store = FallbackStore(DynamoDBStore(table_name, endpoint_url=proxy.url, client=client, timeout=1.0), MemoryStore())
+    try:
+        with anyio.fail_after(15):
+            await store.initialise()
+            assert not store.is_initialised
+            while not store.is_initialised:
+                await anyio.sleep(0.1)
+                await store.initialise()
+    finally:
+        proxy.close()
+    assert proxy.requests == ["GetItem"] * 3

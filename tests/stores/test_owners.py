@@ -247,12 +247,12 @@ async def test_one_that_is_just_moving_is_ended_all_the_same(
     await healed(fallback, primary, time)
     create = primary.create
 
-    async def revoke_first(record: Record, *, now: int, replaces: str | None = None) -> bool:
+    async def revoke_first(record: Record, **options: Any) -> Record | None:
         await fallback.revoke_owner(ALICE)
-        return await create(record, now=now, replaces=replaces)
+        return await create(record, **options)
 
     monkeypatch.setattr(primary, "create", revoke_first)
-    assert await fallback.load(record.id, now=NOW) is None
+    assert await fallback.load(await fallback.bring_home(record.id, now=NOW), now=NOW) is None
     assert await listed(fallback) == []
 
 

@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
-import boto3
 from aiodynamo.client import Client
 from aiodynamo.http.aiohttp import AIOHTTP
 from aiodynamo.sign import make_default_endpoint
@@ -27,6 +26,7 @@ from yarl import URL
 
 from dynamodb_sessions.aws import log_redaction
 from dynamodb_sessions.aws.errors import (
+    CREDENTIALS_REFUSED,
     NotAsked,
     OutcomeUnknown,
     Refused,
@@ -37,8 +37,9 @@ from dynamodb_sessions.aws.errors import (
 from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.sigv4 import Key, Signer
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, in_thread
-from dynamodb_sessions.aws.transport import Transport
+from dynamodb_sessions.aws.transport import ConfiguredTransport
 from dynamodb_sessions.exceptions import StoreUnavailable, outage
+from dynamodb_sessions.forks import tell_of_forks
 
 if TYPE_CHECKING:
     from aiodynamo.credentials import Credentials
@@ -47,19 +48,21 @@ _OK = 200
 _SAID = frozenset(("Item", "Items", "Attributes", "UnprocessedItems", "ConsumedCapacity"))
 """What is in an answer that is not empty, this or that."""
 _EXPIRED = "ExpiredTokenException"
+_RENEWAL_SECONDS = 1.0
+"""The least time between two looks for credentials, while those that are found are refused."""
 
 
 class AsyncTransport:
     """Calls DynamoDB as an aiodynamo client would: a given one, or one with boto3's configuration."""
 
-    def __init__(self, client: Client | None = None, *, boto3: Transport, timeout: float = 5.0) -> None:
+    def __init__(self, client: Client | None = None, *, boto3: ConfiguredTransport, timeout: float = 5.0) -> None:
         """`boto3` is a transport for the same table, with the region, the endpoint, and a client for what is rare."""
         self.timeout = timeout
         self._account: _Account | None = None
         if client is not None:
             endpoint = client.endpoint or make_default_endpoint(client.region)
             self._account = _account(client.credentials, client.region, endpoint)
-        self._credentials = _Boto3Credentials(timeout)
+        self._credentials = _Boto3Credentials(boto3, timeout)
         self._boto3 = boto3
         # So that what became of an attempt can be found out before the deadline.
         self._patience = aiohttp.ClientTimeout(total=timeout * 0.4, sock_connect=timeout / 5)
@@ -69,6 +72,15 @@ class AsyncTransport:
     def client(self) -> Any:
         """The boto3 client of the same table. Raises ConfigurationError if none can be built."""
         return self._boto3.client
+
+    def renew(self) -> None:
+        """Look for credentials anew at the next call, if those of the last one were refused."""
+        self._boto3.renew()
+        self._credentials.renew()
+
+    def check_event_loop(self) -> None:
+        """Raise ConfigurationError if the event loop that runs here is not asyncio's."""
+        _running_loop()
 
     async def call(self, operation: str, *, deadline: float, **parameters: Any) -> dict[str, Any]:
         """Send one attempt from this event loop."""
@@ -121,7 +133,7 @@ class AsyncTransport:
         if self._account is None:
             meta = (await in_thread(lambda: self._boto3.client, timeout=self.timeout)).meta
             self._account = _account(self._credentials, meta.region_name, URL(meta.endpoint_url))
-        credentials, signer, endpoint, trusted = self._account
+        _, signer, endpoint, trusted = self._account
         if key is None and (key := await self._account.key(attempt.session)) is None:
             raise outage("NoCredentialsFound: there are no AWS credentials")
         body = _encode(parameters).encode()
@@ -129,8 +141,8 @@ class AsyncTransport:
         answer, refusal = await attempt.post(endpoint, headers, body, trusted)
         if refusal is None:
             return answer
-        if refusal["Error"]["Code"] == _EXPIRED and credentials.invalidate():
-            raise Refused("the credentials have expired, and are renewed")
+        if self._account.renews(refusal["Error"]["Code"], key):
+            raise Refused("the credentials were refused, and are looked for again")
         raise translate_response(refusal)
 
 
@@ -152,6 +164,12 @@ class _Account(NamedTuple):
             return await self.credentials.key()
         found = await self.credentials.get_key(AIOHTTP(session))
         return None if found is None else Key(found.id, found.secret, found.token)
+
+    def renews(self, code: str, refused: Key) -> bool:
+        """Whether there may be another key than the one for which a call was refused with this code."""
+        if isinstance(self.credentials, _Boto3Credentials):
+            return code in CREDENTIALS_REFUSED and self.credentials.forget(refused)
+        return code == _EXPIRED and self.credentials.invalidate()
 
 
 def _account(credentials: "Credentials | _Boto3Credentials", region: str, endpoint: URL) -> _Account:
@@ -292,40 +310,69 @@ def _refusal(body: bytes) -> dict[str, Any]:
 class _Boto3Credentials:
     """Wherever boto3 finds credentials."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, boto3: ConfiguredTransport, timeout: float) -> None:
+        self._boto3 = boto3
         self._timeout = timeout
         self._finding = threading.Lock()
         self._found: Any = None
+        self._found_at = 0.0
+        """When they were looked for, on the monotonic clock."""
         self._last: tuple[Any, Key | None] = (None, None)
         """The credentials as botocore last gave them, and their key."""
+        self._are_refused = False
+        """Whether the last call was refused for them."""
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """Begin anew in a forked process: a thread of the parent's may have held the locks, botocore's too."""
+        self._finding = threading.Lock()
+        self._found = None
 
     def at_hand(self) -> Key | None:
         """Return the key if it need not be looked for, nor renewed, which may take a while."""
-        if self._found is None or getattr(self._found, "refresh_needed", bool)():
+        found = self._found
+        if found is None or getattr(found, "refresh_needed", bool)():
             return None
-        return self._key()
+        return self._key(found)
 
     async def key(self) -> Key | None:
         """Return the key, looked for or renewed in a thread if need be; None if there is none."""
         return self.at_hand() or await in_thread(self._read, timeout=self._timeout)
 
-    def invalidate(self) -> bool:
-        return False
+    def forget(self, refused: Key) -> bool:
+        """Have a key looked for anew in place of one that was refused. False if that was done a moment ago."""
+        self._are_refused = True
+        if self._last[1] is not refused:  # Somebody else was first.
+            return True
+        if time.monotonic() - self._found_at < _RENEWAL_SECONDS:
+            return False
+        self.renew()
+        return True
+
+    def renew(self) -> None:
+        """Look for credentials anew at the next call, if those of the last one were refused."""
+        if self._are_refused:
+            self._are_refused = False
+            self._boto3.forget_credentials()
+            self._found = None
 
     def _read(self) -> Key | None:
-        if self._found is None:
+        found = self._found
+        if found is None:
             # One at a time: there may be a process to start, or a server to ask. Renewals botocore itself makes so.
             if not self._finding.acquire(timeout=self._timeout):
                 raise StoreUnavailable("the credentials take too long to be found")
             try:
-                if self._found is None:
-                    self._found = boto3.Session().get_credentials()
+                found = self._found
+                if found is None:
+                    self._found_at = time.monotonic()
+                    self._found = found = self._boto3.credentials()
             finally:
                 self._finding.release()
-        return None if self._found is None else self._key()
+        return None if found is None else self._key(found)
 
-    def _key(self) -> Key | None:
-        given = self._found.get_frozen_credentials()
+    def _key(self, found: Any) -> Key | None:
+        given = found.get_frozen_credentials()
         last, key = self._last
         if given != last:
             key = Key(given.access_key, given.secret_key, given.token)

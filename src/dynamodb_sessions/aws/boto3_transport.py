@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamodb_sessions.aws import log_redaction
-from dynamodb_sessions.aws.errors import OutcomeUnknown, reason, translate
+from dynamodb_sessions.aws.errors import OutcomeUnknown, Refused, blames_credentials, reason, translate
 from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, TurnTakingLock, in_thread
+from dynamodb_sessions.aws.total_deadline import reads_end_by
 from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable, outage
+from dynamodb_sessions.forks import tell_of_forks
 
 
 @dataclass(slots=True)
@@ -28,6 +30,8 @@ class _Attempt:
     may_be_repeated: bool
     """Whether the client may send it again: it writes nothing."""
     sent: int = 0
+    is_about_credentials: bool = False
+    """Whether it was refused for the credentials of the client, or for want of them."""
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("dynamodb_sessions_attempt", default=None)
@@ -35,6 +39,8 @@ _attempt: ContextVar[_Attempt | None] = ContextVar("dynamodb_sessions_attempt", 
 
 _READS = frozenset(("get_item", "query", "scan"))
 _REDIRECT = 300
+_RENEWAL_SECONDS = 1.0
+"""The least time between two looks for credentials, while those that are found are refused."""
 _SAY_SOMETHING = frozenset(("GetItem", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "Query", "Scan"))
 """Operations that answer with a JSON object, be it an empty one."""
 
@@ -55,9 +61,15 @@ class Boto3Transport:
         self._endpoint_url = endpoint_url
         self._client = client
         self._is_ours = client is None
-        self._pid = os.getpid()
+        self._session: Any = None
+        """boto3's: what our client was built from. It keeps the credentials that it has found."""
+        self._looked_at = 0.0
+        """When the credentials were last looked for, on the monotonic clock."""
+        self._are_refused = False
+        """Whether a call was refused for the credentials of our client, or for want of them."""
         self._lock = threading.Lock()
         self._turn_taking: TurnTakingLock | None = None
+        tell_of_forks(self)
         if client is not None:
             if not callable(getattr(client, "get_item", None)):
                 raise ConfigurationError(
@@ -73,32 +85,55 @@ class Boto3Transport:
     def client(self) -> Any:
         """The boto3 client. Raises ConfigurationError if none can be built."""
         with self._lock:
-            if self._is_ours and self._pid != os.getpid():
-                # After a fork the connections are the parent's, and so may be the answers that come out of them.
-                self._client = None
             if self._client is None:
-                self._client, self._pid = self._build(), os.getpid()
+                self._client = self._build()
             return self._client
 
+    def forked(self) -> None:
+        """Begin anew in a forked process: the connections are the parent's, and so may be the answers out of them."""
+        self._lock = threading.Lock()
+        if self._is_ours:
+            self._client = self._session = None
+
+    def check_event_loop(self) -> None:
+        """Do nothing: calls are made in threads, whichever event loop runs."""
+
     async def call(self, operation: str, *, deadline: float, **parameters: Any) -> dict[str, Any]:
-        """Send one attempt from a worker thread."""
+        """Send one attempt from a worker thread.
+
+        Raises Refused if it was refused for credentials that may be others by now: the next attempt has them.
+        """
         attempt = _Attempt(deadline, may_be_repeated=operation in _READS)
 
         def call() -> dict[str, Any]:
-            _attempt.set(attempt)  # Of a context of its own.
-            return self.call_sync(operation, **parameters)
+            client = self.client
+            try:
+                return self._send(client, attempt, operation, parameters)
+            except ConfigurationError:
+                if attempt.is_about_credentials and self._renew(client):
+                    raise Refused("the credentials were refused, and are looked for again") from None
+                raise
 
         return await in_thread(call, timeout=deadline - time.monotonic())
 
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Send one attempt from this thread, without a deadline."""
-        client = self.client
+        """Send one attempt from this thread. It ends within the timeout, however slowly its reply comes."""
+        attempt = _Attempt(time.monotonic() + self.timeout, may_be_repeated=operation in _READS)
+        with reads_end_by(attempt.deadline):
+            return self._send(self.client, attempt, operation, parameters)
+
+    def _send(self, client: Any, attempt: _Attempt, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        given = _attempt.set(attempt)
         try:
             with redacted_logs(), self._turn():
                 result: dict[str, Any] = getattr(client, operation)(**parameters)
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
+            if self._is_ours and blames_credentials(error):
+                attempt.is_about_credentials = self._are_refused = True
             # Without its cause, which may quote the request.
             raise translate(error) from None
+        finally:
+            _attempt.reset(given)
         return result
 
     async def close(self) -> None:
@@ -109,6 +144,41 @@ class Boto3Transport:
                 self._client = None
         if client is not None:
             client.close()
+
+    def credentials(self) -> Any:
+        """Look for the credentials, once: what boto3 has found. None: none, and the next call looks again."""
+        with self._lock:
+            if self._session is None:
+                self._session = self._new_session()
+            found = self._session.get_credentials()
+            if found is None:
+                self._client = self._session = None
+            return found
+
+    def forget_credentials(self) -> None:
+        """Have the next call of `credentials` look again."""
+        with self._lock:
+            self._client = self._session = None
+
+    def renew(self) -> None:
+        """Build our client anew, at the next call, if one was refused for its credentials.
+
+        A client keeps for ever the credentials that it was built with, be they none.
+        """
+        if self._are_refused:
+            with self._lock:
+                self._client = self._session = None
+                self._are_refused = False
+
+    def _renew(self, refused: Any) -> bool:
+        """Have our client built anew, unless that was a moment ago. Whether it may have other credentials now."""
+        with self._lock:
+            if self._client is not refused:  # Somebody else was first.
+                return True
+            if time.monotonic() - self._looked_at < _RENEWAL_SECONDS:
+                return False
+            self._client = self._session = None
+            return True
 
     def _turn(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext() if self._turn_taking is None else self._turn_taking.call()
@@ -131,17 +201,25 @@ class Boto3Transport:
             # Put together anew for every request, it takes longer than signing does.
             user_agent=f"Boto3/{boto3.__version__} dynamodb-sessions",
         )
-        # Lambda and containers set AWS_REGION; boto3 reads only AWS_DEFAULT_REGION.
-        region_name = self._region_name or os.environ.get("AWS_REGION") or None
+        self._looked_at = time.monotonic()
         try:
-            session = boto3.Session(region_name=region_name)
-            client = session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
+            if self._session is None:
+                self._session = self._new_session()
+            client = self._session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
         except Exception as error:  # A broken profile, region or endpoint: all are configuration.
+            self._session = None  # The next one reads the configuration anew.
             raise outage(f"no DynamoDB client can be built: {reason(error)}") from error
         _prepare(client)
         self._turn_taking = TurnTakingLock()
         self._turn_taking.follow(client)
         return client
+
+    def _new_session(self) -> Any:
+        """Return a session of boto3's, which reads variables and files anew, and asks for credentials in our region."""
+        import boto3  # noqa: PLC0415
+
+        # Lambda and containers set AWS_REGION; boto3 reads only AWS_DEFAULT_REGION.
+        return boto3.Session(region_name=self._region_name or os.environ.get("AWS_REGION") or None)
 
 
 def _prepare(client: Any) -> None:

@@ -132,6 +132,14 @@ def translate(error: Exception) -> SessionError:  # noqa: PLR0911 - a table
     return _lost(error, kinds)
 
 
+def blames_credentials(error: Exception) -> bool:
+    """Whether a client's error says that there were no credentials, or none that are valid."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict) and _part(response, "Error").get("Code") in CREDENTIALS_REFUSED:
+        return True
+    return not _kinds(error).isdisjoint(("NoCredentialsError", "PartialCredentialsError"))
+
+
 def _kinds(error: Exception) -> set[str]:
     """Return the names of an error's classes."""
     return {kind.__name__ for kind in type(error).__mro__}

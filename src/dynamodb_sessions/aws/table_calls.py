@@ -19,6 +19,7 @@ from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.aws.transport import open_transport
 from dynamodb_sessions.events import add_capacity, counts_capacity
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable, outage
+from dynamodb_sessions.forks import tell_of_forks
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -108,6 +109,15 @@ class TableCalls:
         self._answered = False
         self._probes = 0
         self._probe_lock = Lock()
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """Begin anew in a forked process: a probe under way is the parent's."""
+        self._probe_lock = Lock()
+
+    def check_event_loop(self) -> None:
+        """Raise ConfigurationError if nothing can be called from the event loop that runs here."""
+        self._transport.check_event_loop()
 
     @property
     def client(self) -> Any:
@@ -141,6 +151,7 @@ class TableCalls:
         self._transport.call_sync("get_item", TableName=self.table_name, Key=self._probe_key)
 
     def _ask(self) -> None:
+        self._transport.renew()
         try:
             self._get_sentinel()
         except ConfigurationError as error:

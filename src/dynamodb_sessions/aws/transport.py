@@ -27,11 +27,37 @@ class Transport(Protocol):
         ...
 
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Send one attempt, without a deadline, and block until it has ended. Raises what `call` raises."""
+        """Send one attempt, and block until it has ended, which is within the timeout. Raises what `call` raises.
+
+        Its seconds are those of a probe: of a client that an app brings, they are as its own timeouts have them.
+        """
         ...
 
     async def close(self) -> None:
         """Close the connections that this transport has opened. A later call opens new ones."""
+        ...
+
+    def renew(self) -> None:
+        """Look for credentials and region anew, at the next call, if those of the last call were missing or refused."""
+        ...
+
+    def check_event_loop(self) -> None:
+        """Raise ConfigurationError if nothing can be called from the event loop that runs here."""
+        ...
+
+
+class ConfiguredTransport(Transport, Protocol):
+    """A transport that has boto3's configuration, and lends it to another one."""
+
+    def credentials(self) -> Any:
+        """Look for the credentials, once: what boto3 has found. None: none, and the next call looks again.
+
+        Blocks. Raises what botocore raises.
+        """
+        ...
+
+    def forget_credentials(self) -> None:
+        """Have the next call of `credentials` look again."""
         ...
 
 

@@ -22,7 +22,7 @@ from dynamodb_sessions.session.save_policy import (
     Update,
 )
 from dynamodb_sessions.session.session import Session
-from dynamodb_sessions.stores.contract import Changes, OnMoved, Record, SessionStore, is_same
+from dynamodb_sessions.stores.contract import BURIED_SECONDS, Changes, OnMoved, Record, SessionStore, is_same
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -91,11 +91,14 @@ async def commit(store: SessionStore, session: Session, action: Action, *, asked
             )
             return False
         case Delete(session_id, record):
-            await store.delete(session_id, record=record)
+            await store.delete(session_id, record=record, bury_until=now + BURIED_SECONDS if record is None else None)
         case Empty(record, changes):
             held, stored = await _empty(store, record, changes, now)
         case Create(record, replaces) if session.fixed_id is None:
-            held = stored = await store.create(record, now=now, replaces=replaces, fresh_id=new_id)
+            bury_until = now + BURIED_SECONDS if replaces is not None and session.record is None else None
+            held = stored = await store.create(
+                record, now=now, replaces=replaces, fresh_id=new_id, bury_until=bury_until
+            )
             if stored is None:
                 raise StoreUnavailable("a new session's id is taken")
         case Create(record):

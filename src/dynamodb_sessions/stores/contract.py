@@ -20,6 +20,12 @@ MOVED_SECONDS = 60
 OnMoved = Callable[[], None]
 """Called if what was looked for had that id until a moment ago: the session, or a login in its place, has another."""
 
+BURIED_SECONDS = 400 * 24 * 60 * 60
+"""For how long it is known that a session has ended of which nothing was found: as long as a browser keeps a cookie.
+
+Source: RFC 6265bis, "The Max-Age Attribute": at most 400 days.
+"""
+
 Consistency = Literal["default", "strong", "eventual"]
 """Of a read: "default" is the store's own."""
 
@@ -183,9 +189,11 @@ class SessionStore(Protocol):
         now: int,
         replaces: str | None = None,
         fresh_id: Callable[[], str] | None = None,
+        bury_until: int | None = None,
     ) -> Record | None:
         """Store a new record and, in the same transaction, end the one named by `replaces`: it has moved.
 
+        With `bury_until` nothing was found of that one, and it is ended as `delete` ends such.
         Return what is stored; None, with nothing changed, if the id is taken. Where it cannot be known what became of
         an attempt, the store makes sure that nothing ever does, and stores the record under `fresh_id()`, or, without
         one, raises StoreUnavailable. Raises SessionTooLarge.
@@ -222,7 +230,7 @@ class SessionStore(Protocol):
         With `record`, delete that session only, not another one created under its id since; and if it has moved and has
         the same owner still, delete it where it is now. With `version`, delete it only if that is still its version;
         False, with nothing changed, if it is not. With `bury_until`, epoch seconds, make sure that, where nothing is
-        stored, nothing can be created under the id until then.
+        stored, no session of this id is moved to the store until then: another process may have it in its memory.
         """
         ...
 
@@ -267,6 +275,29 @@ class OwnerStore(SessionStore, Protocol):
 @runtime_checkable
 class ProbedStore(OwnerStore, Protocol):
     """A store on the far side of a network, that may prove impossible to use from the very start."""
+
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None, now: int | None = None) -> int:
+        """As `OwnerStore` has it. `now`: when that was asked for; no session of before is moved to the store later."""
+        ...
+
+    async def move_in(
+        self, record: Record, *, now: int, fresh_id: Callable[[], str], revoked_at: int | None = None
+    ) -> Record | None:
+        """Store a session that was kept in a process's memory, under a fresh id. Return what is stored.
+
+        None, with nothing changed, if it has ended here: it was buried, or its owner's sessions were ended since it was
+        created, at another time than `revoked_at`, which its process knows of. Raises what `create` raises; what became
+        of it then is a session whose id nobody knows.
+        """
+        ...
+
+    async def is_buried(self, session_id: str, *, now: int) -> bool:
+        """Whether a session has ended of which nothing was found here: see `delete`."""
+        ...
+
+    def check_event_loop(self) -> None:
+        """Raise ConfigurationError if the store cannot be used from the event loop that runs here."""
+        ...
 
     @property
     def probe_error(self) -> SessionError | None:

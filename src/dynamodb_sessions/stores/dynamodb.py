@@ -1,5 +1,6 @@
 """DynamoDBStore: the store's contract as DynamoDB requests. One conditional request is one change."""
 
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -17,9 +18,11 @@ from dynamodb_sessions.exceptions import (
     SessionTooLarge,
     StoreUnavailable,
 )
+from dynamodb_sessions.forks import tell_of_forks
 from dynamodb_sessions.identifiers import fingerprint, is_random
 from dynamodb_sessions.stores import item_format, table_schema, update_expression
 from dynamodb_sessions.stores.contract import (
+    BURIED_SECONDS,
     MAX_RECORD_SIZE,
     MOVED_SECONDS,
     Changes,
@@ -32,13 +35,15 @@ from dynamodb_sessions.stores.contract import (
     is_owner,
     is_same,
 )
-from dynamodb_sessions.stores.reserved_ids import PROBE_ID
+from dynamodb_sessions.stores.reserved_ids import PROBE_ID, revocation_of
 
 logger = logging.getLogger("dynamodb_sessions")
 
 _MAX_ENTRIES = 100  # An expression holds 4 KB, some 250 entries; emulators give up before that.
 _MAX_WRITTEN = 1024
 _MAX_MOVES = 8
+_BURIED_ENOUGH = 24 * 60 * 60
+"""How many seconds sooner than asked for a tombstone may go, so that each logout need not write it anew."""
 _STALE_SECONDS = 1
 """For so long a cheap read may miss what has been written. Source: "DynamoDB read consistency"."""
 
@@ -90,6 +95,11 @@ class DynamoDBStore:
         self._noting = Lock()
         self._written: dict[str, int] = {}
         """When this store last wrote the sessions it wrote last: a cheap read right after would be repeated anyway."""
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """Begin anew in a forked process: a thread of the parent's may have held the lock."""
+        self._noting = Lock()
 
     @property
     def client(self) -> Any:
@@ -133,6 +143,10 @@ class DynamoDBStore:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def check_event_loop(self) -> None:
+        """Raise ConfigurationError if the store cannot be used from the event loop that runs here."""
+        self._calls.check_event_loop()
+
     async def load(
         self,
         session_id: str,
@@ -163,12 +177,13 @@ class DynamoDBStore:
         now: int,
         replaces: str | None = None,
         fresh_id: Callable[[], str] | None = None,
+        bury_until: int | None = None,
     ) -> Record | None:
         check_size(record)
         operation = self._calls.begin()
         while True:
             try:
-                await self._create_once(operation, record, replaces, now)
+                await self._create_once(operation, record, replaces, now, bury_until)
             except ConditionFailed:
                 return None
             except OutcomeUnknown as error:
@@ -245,6 +260,46 @@ class DynamoDBStore:
         self._note_written(now, session_id)
         return deleted
 
+    async def move_in(
+        self, record: Record, *, now: int, fresh_id: Callable[[], str], revoked_at: int | None = None
+    ) -> Record | None:
+        """Store a session that was kept in a process's memory, under a fresh id, unless it has ended here.
+
+        That it was not buried, and has not moved before, is a condition of the write: an earlier move, whose replies
+        were lost, counts, be it that what it has stored has ended since. Whether its owner's sessions were ended is
+        read before, and again afterwards: who ends them writes that first, and then looks for them.
+        """
+        check_size(record)
+        operation = self._calls.begin()
+        if await self._is_revoked(operation, record, revoked_at):
+            return None
+        stored: Record | None = None
+        while stored is None:
+            moved = replace(record, id=fresh_id())
+            put = update_expression.creation(moved, operation.id, now, self._compress_over)
+            leave = update_expression.move_in(record.id, moved.id, now)
+            writes = [{"Put": {"TableName": self.table_name, **write}} for write in (put, leave)]
+            try:
+                await self._transact(operation, moved, *writes)
+            except ConditionFailed:
+                stored = await self._moved_before(operation, record, now)
+                if stored is None:
+                    return None
+            except OutcomeUnknown as error:
+                stored = moved if await self._is_created(operation, moved, now, error) else None
+            else:
+                stored = moved
+        if await self._is_revoked(operation, record, revoked_at):
+            await self._delete(operation, stored.id, record=stored)
+            return None
+        self._note_written(now, stored.id)
+        return stored
+
+    async def is_buried(self, session_id: str, *, now: int) -> bool:
+        """Whether a session has ended of which nothing was found here."""
+        found = await self._item(self._calls.begin(), session_id, consistent=True)
+        return found is not None and item_format.is_tombstone(found, now)
+
     async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first, by one Query of the index and one GetItem each, some at once.
 
@@ -271,13 +326,17 @@ class DynamoDBStore:
         """Return the ids that the index has of an owner, oldest first. Some may have ended, or be about to be there."""
         return [session_id async for session_id in self._ids_of(owner)]
 
-    async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None, now: int | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended.
 
-        The index is asked again until it names no session that is new: one may be moving to another id meanwhile.
+        The index is asked again until it names no session that is new: one may be moving to another id meanwhile. That
+        they are ended is written down first: of those that other processes keep in memory, as they could not reach the
+        table when they began, none is moved to it that was created before. `now`, epoch seconds, is when it was asked
+        for; None: now.
         """
         if not is_owner(owner):
             return 0
+        await self._note_revocation(owner, wall_clock() if now is None else now)
         seen: set[str] = set()
         ended = 0
 
@@ -367,7 +426,32 @@ class DynamoDBStore:
         except CorruptRecord as error:
             return str(error)
 
-    async def _create_once(self, operation: Operation, record: Record, replaces: str | None, now: int) -> None:
+    async def _note_revocation(self, owner: str, at: int) -> None:
+        request = update_expression.revocation(revocation_of(owner), at, at + BURIED_SECONDS)
+        with contextlib.suppress(ConditionFailed):  # They were ended later than that, too.
+            await self._calls.repeat(self._calls.begin(), "update_item", TableName=self.table_name, **request)
+
+    async def _moved_before(self, operation: Operation, record: Record, now: int) -> Record | None:
+        """Return what an earlier move of a session has stored, if that has not ended since."""
+        left = await self._item(operation, record.id, consistent=True)
+        if left is None or item_format.is_tombstone(left, now) or item_format.MOVED_TO not in left:
+            return None
+        found = await self._get(operation, item_format.moved_to(left), now, consistent=True)
+        return found if isinstance(found, Record) and is_same(found, record) else None
+
+    async def _is_revoked(self, operation: Operation, record: Record, known: int | None) -> bool:
+        """Whether the sessions of a session's owner were ended after it was created, and not at the time known."""
+        if record.owner is None:
+            return False
+        found = await self._item(operation, revocation_of(record.owner), consistent=True)
+        if found is None:
+            return False
+        at = item_format.revoked_at(found)
+        return at >= record.created_at and at != known
+
+    async def _create_once(
+        self, operation: Operation, record: Record, replaces: str | None, now: int, bury_until: int | None
+    ) -> None:
         put = {
             "TableName": self.table_name,
             **update_expression.creation(record, operation.id, now, self._compress_over),
@@ -375,7 +459,12 @@ class DynamoDBStore:
         if replaces is None:
             await self._write(operation, record, "put_item", **put)
             return
-        marker = item_format.marker(replaces, record.id, now + MOVED_SECONDS)
+        until = now + MOVED_SECONDS
+        if bury_until is None:
+            marker = item_format.marker(replaces, record.id, until)
+        else:
+            marker = item_format.lasting_marker(replaces, record.id, until, bury_until)
+            marker |= item_format.tombstone(replaces, [operation.id], bury_until)
         await self._transact(operation, record, {"Put": put}, {"Put": {"TableName": self.table_name, "Item": marker}})
 
     async def _is_created(self, operation: Operation, record: Record, now: int, error: OutcomeUnknown) -> bool:
@@ -602,24 +691,27 @@ class DynamoDBStore:
         return found
 
     async def _bury(self, operation: Operation, session_id: str, now: int, until: int) -> bool:
-        """Leave a tombstone where nothing is stored. False if something is."""
-        operations: Collection[str] = ()
+        """Leave a tombstone where nothing is stored. False if a session is."""
+        request = update_expression.tombstone(session_id, (), operation.id, now, until)
+        name = "put_item"
         while True:
-            request = update_expression.tombstone(session_id, operations, operation.id, now, until)
             try:
-                await self._calls.repeat(operation, "put_item", TableName=self.table_name, **request)
+                await self._calls.repeat(operation, name, TableName=self.table_name, **request)
             except ConditionFailed:
-                try:
-                    found, operations = await self._read(operation, session_id, now)
-                except CorruptRecord:
-                    return False
-                if found is not None:
-                    return False
-                if operation.id in operations:
-                    return True
-                await operation.pause(StoreUnavailable("others end the session at the same time"))
+                found = await self._item(operation, session_id, consistent=True)
             else:
                 return True
+            if found is not None and item_format.is_session(found):
+                return False
+            if found is not None and item_format.is_tombstone(found, until - 1 - _BURIED_ENOUGH):
+                return True
+            if found is not None and item_format.MOVED_TO in found:
+                name, request = "update_item", update_expression.bury_marker(session_id, operation.id, until)
+            else:
+                operations = frozenset[str]() if found is None else item_format.operations(found)
+                name = "put_item"
+                request = update_expression.tombstone(session_id, operations, operation.id, now, until)
+            await operation.pause(StoreUnavailable("others end the session at the same time"))
 
     async def _delete_of(self, operation: Operation, owner: str, session_id: str) -> bool:
         """End a session if it is the owner's still, under whichever id it is by now."""

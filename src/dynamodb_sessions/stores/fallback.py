@@ -2,20 +2,28 @@
 
 Only initialisation is forgiven. Once the real store has answered, its outages are outages: sessions are in it, and
 an empty one from memory would log everybody out.
+
+A session that was made meanwhile stays in memory until a request brings its cookie, and then moves to the real store
+under a fresh id. Under its own it might come back: an attempt that got no answer may be applied after others have ended
+it, and they may have ended it before, where it was not known.
 """
 
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import anyio
 
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import SessionError, StoreUnavailable
+from dynamodb_sessions.forks import tell_of_forks
+from dynamodb_sessions.identifiers import is_memory_id, is_random, new_id, new_memory_id
 from dynamodb_sessions.stores.contract import (
+    BURIED_SECONDS,
     Changes,
     Consistency,
     Health,
@@ -27,6 +35,8 @@ from dynamodb_sessions.stores.contract import (
 )
 from dynamodb_sessions.stores.memory import MemoryStore
 
+T = TypeVar("T")
+
 logger = logging.getLogger("dynamodb_sessions")
 
 _PROBE_TIMEOUT = 4.0
@@ -34,30 +44,72 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _COMPLAIN_EVERY = 300.0
 _MAX_LOGOUTS = 100_000
+_MAX_NOTES = 10_000
 _POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class _Logout:
-    """What is to be ended in the primary: one session, or all of an owner but one."""
+    """What is to be ended in the primary: one session, or all of an owner but one, of before `at`."""
 
     session_id: str | None = field(default=None, repr=False)
     owner: str | None = None
     keep: str | None = field(default=None, repr=False)
+    at: int = 0
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it is of a session that was made in some process's memory, so that the primary has none to end.
+
+        Anybody can make such sessions, as many as they like, and end each as often as they like.
+        """
+        return self.session_id is not None and is_memory_id(self.session_id)
 
     async def apply(self, store: ProbedStore) -> None:
         if self.session_id is not None:
-            await store.delete(self.session_id)
+            await store.delete(self.session_id, bury_until=self.at + BURIED_SECONDS)
         if self.owner is not None:
-            await store.revoke_owner(self.owner, keep=self.keep)
+            await store.revoke_owner(self.owner, keep=self.keep, now=self.at)
+
+
+class _WaitingLogouts:
+    """The logouts that wait for the primary: of a session, or an owner, one. The least likely to matter go first."""
+
+    def __init__(self) -> None:
+        self._certain: dict[tuple[str | None, str | None], _Logout] = {}
+        self._doubtful: dict[tuple[str | None, str | None], _Logout] = {}
+
+    def __len__(self) -> int:
+        return len(self._certain) + len(self._doubtful)
+
+    def add(self, logout: _Logout) -> bool:
+        """Add one. False if another one was forgotten for it."""
+        waiting = self._doubtful if logout.is_doubtful else self._certain
+        # A later one of the same owner ends what an earlier one was to keep.
+        waiting[logout.session_id, logout.owner] = logout
+        if len(self) <= _MAX_LOGOUTS:
+            return True
+        first = self._doubtful or self._certain
+        del first[next(iter(first))]
+        return False
+
+    def first(self) -> _Logout:
+        """Return the one to apply first."""
+        return next(iter((self._certain or self._doubtful).values()))
+
+    def applied(self, logout: _Logout) -> None:
+        """Forget it, unless that has happened already, or a later one has taken its place."""
+        waiting, key = self._doubtful if logout.is_doubtful else self._certain, (logout.session_id, logout.owner)
+        if waiting.get(key) is logout:
+            del waiting[key]
 
 
 class FallbackStore:
     """Uses `primary` if it can be initialised; until then `memory`, or, without one, raises what is wrong.
 
     While it cannot, it is probed again after 1 s, then 2, up to 60, by a thread that no request waits for. When it
-    can, logouts made meanwhile are applied to it before anything else, and sessions made meanwhile are moved to it
-    when they are next used.
+    can, logouts made meanwhile are applied to it before anything else, and sessions made meanwhile are moved to it by
+    the next request that brings them and can be given a new cookie: see `bring_home`.
     """
 
     def __init__(
@@ -71,10 +123,24 @@ class FallbackStore:
         self._next_probe = 0.0
         self._pause = _FIRST_PAUSE
         self._next_complaint = 0.0
+        self._next_complaint_of_logouts = 0.0
         self._probing = False
         self._lock = threading.Lock()
-        self._logouts: dict[_Logout, None] = {}
+        self._logouts = _WaitingLogouts()
+        self._in_use = False
+        """Whether memory has ever stood in."""
         self._moving: set[str] = set()
+        self._moved: dict[str, str] = {}
+        """Where sessions have moved from memory, by the ids they had there: their browsers may not have heard of it."""
+        self._revoked: dict[str, int] = {}
+        """When owners' sessions were last ended from here, in epoch seconds: those that memory still has were kept."""
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """Begin anew in a forked process: whoever probes or moves is the parent's."""
+        self._lock = threading.Lock()
+        self._probing = False
+        self._moving = set()
 
     @property
     def mode(self) -> str:
@@ -92,8 +158,66 @@ class FallbackStore:
         return self._initialised
 
     async def initialise(self) -> None:
-        """Find out which store is to be used, once. Raises the reason if it is none."""
+        """Find out which store is to be used, once. Raises the reason if there is none.
+
+        Raises ConfigurationError, too, if the primary can never be used from this event loop.
+        """
         await self._is_primary()
+
+    async def bring_home(self, session_id: str, *, now: int) -> str:
+        """Move a session to the primary, if memory has it and the primary is in use. Return the id that it has now.
+
+        For whoever can give the browser a new cookie, and nobody else. One request moves it; others of the same session
+        wait. What has ended in the primary meanwhile is not moved, and ends here.
+        """
+        if self.memory is None or not self._in_use or not self._initialised or not is_random(session_id):
+            return session_id
+        while True:
+            with self._lock:
+                if session_id not in self._moving:
+                    self._moving.add(session_id)
+                    break
+            await anyio.sleep(_POLL_SECONDS)
+        here = session_id
+        try:
+            with anyio.CancelScope(shield=True):
+                here = await self._bring_home(self.memory, session_id, now)
+        finally:
+            self._moving.discard(session_id)
+        return here
+
+    async def _bring_home(self, memory: MemoryStore, session_id: str, now: int) -> str:
+        record = await memory.load(session_id, now=now)
+        if record is None:
+            return await self._where_it_is(session_id, now)
+        revoked_at = None if record.owner is None else self._revoked.get(record.owner)
+        moved = await self.primary.move_in(record, now=now, fresh_id=new_id, revoked_at=revoked_at)
+        if moved is not None:
+            self._note(self._moved, session_id, moved.id)
+        while moved is not None and record is not None:
+            if not (changes := _difference(moved, record)).is_touch:
+                moved = await self.primary.update(moved, changes, now=now)
+            elif await memory.delete(session_id, version=record.version):
+                return moved.id
+            else:  # Another thread has changed it meanwhile, or ended it.
+                record = await memory.load(session_id, now=now)
+        self._moved.pop(session_id, None)
+        if moved is not None:
+            await self.primary.delete(moved.id, record=moved)
+        await memory.delete(session_id)
+        return session_id
+
+    async def _where_it_is(self, session_id: str, now: int) -> str:
+        """Return the id of a session that has moved before: its browser has not heard of it."""
+        moved_to = self._moved.get(session_id)
+        if moved_to is None:
+            return session_id
+        if await self.primary.is_buried(session_id, now=now):
+            # It has logged out where the old id was not known.
+            await self.primary.delete(moved_to)
+            self._moved.pop(session_id, None)
+            return session_id
+        return moved_to
 
     async def load(
         self,
@@ -104,9 +228,16 @@ class FallbackStore:
         consistency: Consistency = "default",
         on_moved: OnMoved | None = None,
     ) -> Record | None:
-        nothing_to_move = self._initialised and not self.memory
-        store = self.primary if nothing_to_move else await self._store_of(session_id, now)
-        return await store.load(
+        """As every store. What has moved from memory is found under the id that it had there, too."""
+        if not await self._is_primary():
+            return await self._memory.load(session_id, now=now, on_moved=on_moved)
+        if self._in_use:
+            await self._move_fixed(session_id, now)
+            found = await self._memory.load(session_id, now=now, on_moved=on_moved)
+            if found is not None:
+                return found
+            session_id = self._moved.get(session_id, session_id)
+        return await self.primary.load(
             session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved
         )
 
@@ -117,18 +248,35 @@ class FallbackStore:
         now: int,
         replaces: str | None = None,
         fresh_id: Callable[[], str] | None = None,
+        bury_until: int | None = None,
     ) -> Record | None:
-        ended = record.id if replaces is None else replaces
-        store = await self._store_of(ended, now)
-        if replaces is not None and store is self.memory and not self._remember(_Logout(replaces)):
-            store = await self._store_of(ended, now)
-        return await store.create(record, now=now, replaces=replaces, fresh_id=fresh_id)
+        if not await self._is_primary() and (replaces is None or await self._remember_end_of(replaces)):
+            if fresh_id is not None:
+                record = replace(record, id=new_memory_id())
+            created = await self._memory.create(record, now=now, replaces=replaces)
+            if self._initialised and replaces in self._moved:  # Another thread has just moved it.
+                await self.primary.delete(self._moved[replaces])
+            return created
+        if replaces is not None and replaces in self._moved:
+            replaces, bury_until = self._moved[replaces], None
+        created = await self.primary.create(
+            record, now=now, replaces=replaces, fresh_id=fresh_id, bury_until=bury_until
+        )
+        if created is not None and replaces is not None and self._in_use:
+            await self._memory.delete(replaces)
+        return created
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
-        return await self._change(record, now, lambda store: store.update(record, changes, now=now))
+        return await self._change(record, now, lambda store, held: store.update(held, changes, now=now))
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
-        return await self._change(record, now, lambda store: store.rotate(record, new_id, changes, now=now))
+        """As every store. In memory the new id is another than `new_id`: one by which it is known that it was there."""
+
+        def rotate(store: SessionStore, held: Record) -> Awaitable[Record | None]:
+            name = new_memory_id() if store is self.memory and is_random(new_id) else new_id
+            return store.rotate(held, name, changes, now=now)
+
+        return await self._change(record, now, rotate)
 
     async def delete(
         self,
@@ -138,22 +286,33 @@ class FallbackStore:
         version: int | None = None,
         bury_until: int | None = None,
     ) -> bool:
-        store = await self._store_of(session_id, 0)
-        if store is self.memory and not self._remember(_Logout(session_id)):
-            store = await self._store_of(session_id, 0)
-        return await store.delete(session_id, record=record, version=version, bury_until=bury_until)
+        is_primary = await self._is_primary()
+        if self._in_use:
+            is_only_here = await self._is_only_here(session_id)
+            ended = await self._memory.delete(session_id, record=record, version=version)
+            moved_to = self._moved.get(session_id)
+            if moved_to is not None:
+                session_id, bury_until = moved_to, None
+                record = None if record is None else replace(record, id=moved_to)
+            elif ended and (is_only_here or (is_primary and version is not None)):
+                return True
+            elif not is_primary and not ended:
+                return False
+            elif not is_primary and self._remember(_Logout(session_id, at=wall_clock())):
+                return True
+        return await self.primary.delete(session_id, record=record, version=version, bury_until=bury_until)
 
     async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
-        """Yield the owner's sessions, oldest first: while there is only memory, those in memory."""
+        """Yield the owner's sessions, oldest first: those in the primary, if it is in use, and those in memory."""
         at = wall_clock() if now is None else now
-        store: ProbedStore | MemoryStore = self.primary
-        if not await self._is_primary():
-            assert self.memory is not None  # noqa: S101 - else _is_primary has raised
-            store = self.memory
-        elif self.memory is not None:
-            async for record in self.memory.list_owner(owner, now=at):
-                await self._move(record.id, at)
-        async for record in store.list_owner(owner, now=at):
+        is_primary = await self._is_primary()
+        waiting = [record async for record in self._memory.list_owner(owner, now=at)] if self._in_use else []
+        if is_primary:
+            async for record in self.primary.list_owner(owner, now=at):
+                while waiting and waiting[0].created_at <= record.created_at:
+                    yield waiting.pop(0)
+                yield record
+        for record in waiting:
             yield record
 
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
@@ -163,16 +322,27 @@ class FallbackStore:
         """
         if not is_owner(owner):
             return 0
-        is_primary = await self._is_primary() or not self._remember(_Logout(owner=owner, keep=keep))
-        ended = 0 if self.memory is None else await self.memory.revoke_owner(owner, keep=keep)
-        return ended + (await self.primary.revoke_owner(owner, keep=keep) if is_primary else 0)
+        at = wall_clock()
+        is_primary = await self._is_primary() or not self._remember(_Logout(owner=owner, keep=keep, at=at))
+        ended = 0
+        if self._in_use:
+            # First: whoever moves one of them looks for it in memory once more.
+            self._note(self._revoked, owner, at)
+            ended = await self._memory.revoke_owner(owner, keep=keep)
+            keep = keep if keep is None else self._moved.get(keep, keep)
+        return ended + (await self.primary.revoke_owner(owner, keep=keep, now=at) if is_primary else 0)
 
     async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
-        """End the owner's oldest sessions, where sessions are kept just now."""
-        if await self._is_primary():
-            return await self.primary.limit_owner(owner, maximum, keep=keep)
-        assert self.memory is not None  # noqa: S101 - else _is_primary has raised
-        return await self.memory.limit_owner(owner, maximum, keep=keep)
+        """End the owner's oldest sessions, in memory and, if it is in use, in the primary."""
+        if not await self._is_primary():
+            return await self._memory.limit_owner(owner, maximum, keep=keep)
+        if not self._in_use or not [record async for record in self._memory.list_owner(owner)]:
+            return await self.primary.limit_owner(owner, maximum, keep=self._moved.get(keep, keep))
+        others = [record async for record in self.list_owner(owner) if record.id not in (keep, self._moved.get(keep))]
+        ended = others[: max(0, len(others) - maximum + 1)]
+        for record in ended:
+            await self.delete(record.id, record=record)
+        return [record.id for record in ended]
 
     async def health(self) -> Health:
         """Find out whether sessions are served just now: in memory, they are."""
@@ -183,44 +353,38 @@ class FallbackStore:
             return Health(False, "error", str(error))
         return await self.primary.health()
 
+    @property
+    def _memory(self) -> MemoryStore:
+        assert self.memory is not None  # noqa: S101 - it is asked for once it has stood in
+        return self.memory
+
     async def _change(
-        self, record: Record, now: int, change: Callable[[SessionStore], Awaitable[Record | None]]
+        self, record: Record, now: int, change: Callable[[SessionStore, Record], Awaitable[Record | None]]
     ) -> Record | None:
-        store = await self._store_of(record.id, now)
-        changed = await change(store)
-        if changed is None and store is self.memory and self._initialised:
-            # Another thread has just moved it.
-            changed = await change(await self._store_of(record.id, now))
-        return changed
+        """Change a session where it is: in memory, too, for nobody here can tell the browser of a new id."""
+        is_primary = await self._is_primary()
+        if self._in_use:
+            if is_primary:
+                await self._move_fixed(record.id, now)
+            changed = await change(self._memory, record)
+            if changed is not None or not self._initialised:
+                return changed
+            moved_to = self._moved.get(record.id)
+            record = record if moved_to is None else replace(record, id=moved_to)
+        return await change(self.primary, record)
 
-    async def _store_of(self, session_id: str, now: int) -> SessionStore:
-        """Return the store a session is in: the primary, after moving the session there if need be, or memory."""
-        if not await self._is_primary():
-            assert self.memory is not None  # noqa: S101 - else _is_primary has raised
-            return self.memory
-        if self.memory:
-            await self._move(session_id, now)
-        return self.primary
+    async def _move_fixed(self, session_id: str, now: int) -> None:
+        """Move a session whose id its user chose to the primary, under that id: there is no cookie to tell of another.
 
-    async def _move(self, session_id: str, now: int) -> None:
-        """Move a session from memory to the primary. One request does; others of the same session wait for it."""
-        assert self.memory is not None  # noqa: S101
-        while True:
-            with self._lock:
-                if session_id not in self._moving:
-                    self._moving.add(session_id)
-                    break
-            await anyio.sleep(_POLL_SECONDS)
-        try:
+        It is tried once. After an attempt that may still be applied, or may have been and others have ended it since,
+        another one might bring it back.
+        """
+        if is_random(session_id):
+            return
+        record = await self._memory.load(session_id, now=now)
+        if record is not None and await self._memory.delete(session_id, version=record.version):
             with anyio.CancelScope(shield=True):
-                record = await self.memory.load(session_id, now=now)
-                if record is not None:
-                    await self.primary.create(record, now=now)
-                    if await self.memory.load(session_id, now=now) is None:  # Its owner's sessions have been revoked.
-                        await self.primary.delete(session_id)
-                    await self.memory.delete(session_id)
-        finally:
-            self._moving.discard(session_id)
+                await self.primary.create(record, now=now)
 
     async def _is_primary(self) -> bool:
         if self._initialised:
@@ -234,11 +398,13 @@ class FallbackStore:
         if self.memory is None:
             error = type(self.primary.probe_error or StoreUnavailable())
             raise error(self.mode_reason) from self.primary.probe_error
+        self._in_use = True
         self._complain()
         return False
 
     async def _probe_first(self) -> None:
         """Probe while the request waits: at the very start there is nothing else to do for it."""
+        self.primary.check_event_loop()
         try:
             # A probe that failed before, as at import, has been heard; it is repeated, but not here.
             answers = self.primary.probe_error is None and await in_thread(self.primary.probe, timeout=_PROBE_TIMEOUT)
@@ -257,7 +423,11 @@ class FallbackStore:
             if self._probing:
                 return
             self._probing = True
-        threading.Thread(target=anyio.run, args=(self._heal,), name="dynamodb-sessions-probe", daemon=True).start()
+        thread = threading.Thread(target=anyio.run, args=(self._heal,), name="dynamodb-sessions-probe", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # There are too many threads just now.
+            self._probing = False
 
     async def _heal(self) -> None:
         try:
@@ -273,27 +443,53 @@ class FallbackStore:
         """Delete from the primary what was logged out meanwhile, then, with nothing left to delete, switch to it."""
         while True:
             with self._lock:
-                if not self._logouts:
+                if not len(self._logouts):
                     self._initialised = True
                     return True
-                logout = next(iter(self._logouts))
+                logout = self._logouts.first()
             try:
                 await logout.apply(self.primary)
             except SessionError as error:
                 self.primary.mark_unusable(type(error)(f"logouts cannot be applied: {error}"))
                 return False
-            self._logouts.pop(logout, None)  # It may have been forgotten meanwhile: see `_remember`.
+            with self._lock:
+                self._logouts.applied(logout)
+
+    async def _is_only_here(self, session_id: str) -> bool:
+        """Whether memory has a session that has never been anywhere else, so that to end it here is enough."""
+        return is_memory_id(session_id) and await self._memory.load(session_id, now=0) is not None
+
+    async def _remember_end_of(self, session_id: str) -> bool:
+        """Note that a session is to be ended in the primary later, if it may be there. False if it is too late."""
+        if await self._is_only_here(session_id):
+            return not self._initialised
+        return self._remember(_Logout(session_id, at=wall_clock()))
 
     def _remember(self, logout: _Logout) -> bool:
         """Note what is to be ended in the primary later. False if it is too late for that: end it now."""
         with self._lock:
             if self._initialised:
                 return False
-            self._logouts[logout] = None
-            if len(self._logouts) > _MAX_LOGOUTS:
-                self._logouts.pop(next(iter(self._logouts)))
-                logger.error("more than %d logouts wait for DynamoDB: the oldest is forgotten", _MAX_LOGOUTS)
+            all_are_kept = self._logouts.add(logout)
+        if not all_are_kept:
+            self._complain_of_logouts()
         return True
+
+    def _note(self, notes: dict[str, T], key: str, value: T) -> None:
+        """Note something, and forget the oldest of too many."""
+        with self._lock:
+            notes.pop(key, None)
+            notes[key] = value
+            if len(notes) > _MAX_NOTES:
+                del notes[next(iter(notes))]
+
+    def _complain_of_logouts(self) -> None:
+        now = self._clock()
+        with self._lock:
+            if now < self._next_complaint_of_logouts:
+                return
+            self._next_complaint_of_logouts = now + _COMPLAIN_EVERY
+        logger.error("more than %d logouts wait for DynamoDB: the oldest is forgotten", _MAX_LOGOUTS)
 
     def _complain(self) -> None:
         now = self._clock()
@@ -304,3 +500,16 @@ class FallbackStore:
         logger.error(
             "DynamoDB cannot be initialised, so sessions are kept in this process and end with it: %s", self.mode_reason
         )
+
+
+def _difference(moved: Record, record: Record) -> Changes:
+    """Return what makes of a session that has moved what it is in memory by now."""
+    return Changes(
+        record.expires_at,
+        {key: value for key, value in record.data.items() if moved.data.get(key) != value},
+        frozenset(moved.data.keys() - record.data.keys()),
+        record.owner if record.owner != moved.owner else None,
+        (record.max_age or 0) if record.max_age != moved.max_age else None,
+        record.created_at if record.created_at != moved.created_at else None,
+        heard=moved.version,
+    )

@@ -5,14 +5,17 @@ An item holds `session_id` (S, the key), `user_data` (M of S, or of B where a va
 layout has `user_data` as one JSON string and no version: it is read as version 0, and rewritten as a map by its next
 change.
 
-Two kinds of items are no sessions. A marker says where a session has moved: `moved_to` (S) and `ttl`. A tombstone makes
-sure that nothing is created under an id by attempts that are known: `ops` (SS) and `ttl`. Neither has what a session
-has, so that every condition of a write to a session refuses it.
+Three kinds of items are no sessions. A marker says where a session has moved: `moved_to` (S) and `ttl`. A tombstone
+makes sure that nothing is created under an id by attempts that are known, and that no process moves a session there out
+of its memory: `ops` (SS) and `ttl`. An item may be both, or a marker that stays so that a session moves out of a memory
+once: then `moved_until` (N) says for how long it is a marker to those who look for the session. And a revocation
+says when all the sessions of an owner were last ended: `revoked_at` (N) and `ttl`. None of them has what a session has,
+so that every condition of a write to a session refuses it.
 """
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dynamodb_sessions.codec import decode, encode_items
@@ -21,7 +24,9 @@ from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Moved, Record
 from dynamodb_sessions.stores.table_schema import KEY, TTL
 
 MOVED_TO = "moved_to"
+MOVED_UNTIL = "moved_until"
 OPS = "ops"
+REVOKED_AT = "revoked_at"
 
 MAX_RATIO = 10
 """How many times as long a value may be as what is stored of it, if it is stored without knowing all the others."""
@@ -122,11 +127,21 @@ def marker(session_id: str, moved_to: str, expires_at: int) -> dict[str, Any]:
     return key(session_id) | {MOVED_TO: {"S": moved_to}, TTL: number(expires_at)}
 
 
+def lasting_marker(session_id: str, moved_to: str, moved_until: int, expires_at: int) -> dict[str, Any]:
+    """Return the item that is a marker for a while, and says for longer that nothing is to be moved there again."""
+    return marker(session_id, moved_to, expires_at) | {MOVED_UNTIL: number(moved_until)}
+
+
+def tombstone(session_id: str, operations: Iterable[str], expires_at: int) -> dict[str, Any]:
+    """Return the item under which these operations create nothing, and no memory moves a session."""
+    return key(session_id) | {OPS: {"SS": sorted(operations)}, TTL: number(expires_at)}
+
+
 def from_item(session_id: str, item: dict[str, Any], now: int) -> Record | Moved | None:
     """Return what an item says now. Raises CorruptRecord if it is nothing that is ever stored here."""
-    if "user_data" not in item and (MOVED_TO in item or OPS in item):
+    if not is_session(item):
         try:
-            is_live = _int(item[TTL]) > now
+            is_live = _int(item[MOVED_UNTIL if MOVED_UNTIL in item else TTL]) > now
             return Moved(item[MOVED_TO]["S"]) if is_live and MOVED_TO in item else None
         except _MALFORMED as error:
             raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
@@ -141,8 +156,33 @@ def operations(item: Mapping[str, Any]) -> frozenset[str]:
 
 
 def is_session(item: Mapping[str, Any]) -> bool:
-    """Whether an item is a session, and neither a marker nor a tombstone."""
-    return "user_data" in item or not (MOVED_TO in item or OPS in item)
+    """Whether an item is a session, and neither a marker nor a tombstone nor a revocation."""
+    return "user_data" in item or not (MOVED_TO in item or OPS in item or REVOKED_AT in item)
+
+
+def is_tombstone(item: Mapping[str, Any], now: int) -> bool:
+    """Whether what an item says is that nothing is to be moved there."""
+    try:
+        return "user_data" not in item and OPS in item and _int(item[TTL]) > now
+    except _MALFORMED:
+        return False
+
+
+def moved_to(item: Mapping[str, Any]) -> str:
+    """Return where a session has moved. Raises CorruptRecord if a marker does not say."""
+    try:
+        name: str = item[MOVED_TO]["S"]
+    except _MALFORMED as error:
+        raise CorruptRecord(f"a stored item is not a marker ({type(error).__name__})") from None
+    return name
+
+
+def revoked_at(item: Mapping[str, Any]) -> int:
+    """Return when an owner's sessions were ended, in epoch seconds. Raises CorruptRecord if it does not say."""
+    try:
+        return _int(item[REVOKED_AT])
+    except _MALFORMED as error:
+        raise CorruptRecord(f"a stored item is not a revocation ({type(error).__name__})") from None
 
 
 def to_record(session_id: str, item: dict[str, Any]) -> Record:

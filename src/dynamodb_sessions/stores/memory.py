@@ -6,6 +6,7 @@ from threading import Lock
 
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import ConfigurationError
+from dynamodb_sessions.forks import tell_of_forks
 from dynamodb_sessions.stores.contract import (
     MOVED_SECONDS,
     Changes,
@@ -44,6 +45,14 @@ class MemoryStore:
         self._bytes = 0
         # Uncontended on one event loop; there may be several, each in a thread of its own.
         self._lock = Lock()
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """Begin anew in a forked process, without the sessions of the parent: what ends there must not live on here."""
+        self._lock = Lock()
+        self._records.clear()
+        self._moved.clear()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._records)
@@ -71,6 +80,7 @@ class MemoryStore:
         now: int,
         replaces: str | None = None,
         fresh_id: Callable[[], str] | None = None,  # noqa: ARG002 - here it is always known what became of an attempt
+        bury_until: int | None = None,  # noqa: ARG002 - nothing is moved here
     ) -> Record | None:
         size = check_size(record)
         with self._lock:

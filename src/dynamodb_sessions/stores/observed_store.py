@@ -46,9 +46,12 @@ class ObservedStore:
         now: int,
         replaces: str | None = None,
         fresh_id: Callable[[], str] | None = None,
+        bury_until: int | None = None,
     ) -> Record | None:
         with self._observe("create", record.id) as ending:
-            created = await self._store.create(record, now=now, replaces=replaces, fresh_id=fresh_id)
+            created = await self._store.create(
+                record, now=now, replaces=replaces, fresh_id=fresh_id, bury_until=bury_until
+            )
             ending["outcome"] = "ok" if created is not None else "gone"
         return created
 

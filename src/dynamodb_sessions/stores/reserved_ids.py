@@ -1,7 +1,16 @@
 """Ids of items that are in a table of sessions, or asked for in one, and are no session."""
 
+import hashlib
+
 PROBE_ID = "dynamodb-sessions/probe"
 """The id that is asked for to see whether the table answers. Nothing is stored under it."""
 
 ADOPTED = "imported/"
 """What the id of a record begins with that says which session a cookie of Starlette's has become."""
+
+_REVOKED = "revoked/"
+
+
+def revocation_of(owner: str) -> str:
+    """Return the id of the item that says when all the sessions of an owner were last ended."""
+    return _REVOKED + hashlib.sha256(owner.encode()).hexdigest()

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from dynamodb_sessions.stores import item_format, table_schema
-from dynamodb_sessions.stores.contract import MOVED_SECONDS, Changes, Record
+from dynamodb_sessions.stores.contract import BURIED_SECONDS, MOVED_SECONDS, Changes, Record
 
 OPERATION_SECONDS = 20 * 60
 """For how long an operation is kept in `ops`. No signature is valid that long: AWS refuses those of 15 minutes ago."""
@@ -271,6 +271,46 @@ def move(stored: Record, new_id: str, now: int) -> dict[str, Any]:
     return {"Item": item_format.marker(stored.id, new_id, now + MOVED_SECONDS), **check}
 
 
+def move_in(session_id: str, new_id: str, now: int) -> dict[str, Any]:
+    """Return the Put that leaves where a session has moved that was kept in memory.
+
+    It is on condition that the session has not moved already, and has not ended here.
+    """
+    return {
+        "Item": item_format.lasting_marker(session_id, new_id, now + MOVED_SECONDS, now + BURIED_SECONDS),
+        "ConditionExpression": "attribute_not_exists(#id) OR #t<=:now",
+        "ExpressionAttributeNames": {"#id": table_schema.KEY, "#t": table_schema.TTL},
+        "ExpressionAttributeValues": {":now": item_format.number(now)},
+    }
+
+
+def bury_marker(session_id: str, operation_id: str, until: int) -> dict[str, Any]:
+    """Return the UpdateItem that makes a marker a tombstone too. It can be repeated."""
+    return {
+        "Key": item_format.key(session_id),
+        "UpdateExpression": "SET #until=if_not_exists(#until,#t),#t=:until ADD #ops :op",
+        "ConditionExpression": "attribute_exists(#moved)",
+        "ExpressionAttributeNames": {
+            "#t": table_schema.TTL,
+            "#moved": item_format.MOVED_TO,
+            "#until": item_format.MOVED_UNTIL,
+            "#ops": item_format.OPS,
+        },
+        "ExpressionAttributeValues": {":until": item_format.number(until), ":op": {"SS": [operation_id]}},
+    }
+
+
+def revocation(revocation_id: str, at: int, until: int) -> dict[str, Any]:
+    """Return the UpdateItem that says when all the sessions of an owner were ended. It can be repeated."""
+    return {
+        "Key": item_format.key(revocation_id),
+        "UpdateExpression": "SET #r=:at,#t=:until",
+        "ConditionExpression": "attribute_not_exists(#r) OR #r<:at",
+        "ExpressionAttributeNames": {"#r": item_format.REVOKED_AT, "#t": table_schema.TTL},
+        "ExpressionAttributeValues": {":at": item_format.number(at), ":until": item_format.number(until)},
+    }
+
+
 def creation(record: Record, operation_id: str, now: int, compress_over: int | None) -> dict[str, Any]:
     """Return the PutItem that stores a new session where there is none, and no tombstone of this operation."""
     return {
@@ -295,7 +335,6 @@ def tombstone(session_id: str, operations: Collection[str], operation_id: str, n
 
     `operations` are those of the tombstone that was just read there, if there was one: it is not to lose them.
     """
-    held = {"SS": sorted({operation_id, *_recent(operations)})}
     values: dict[str, Any] = {":now": item_format.number(now)}
     is_as_read = "attribute_not_exists(#id) OR #t<=:now"
     names = {"#id": table_schema.KEY, "#t": table_schema.TTL}
@@ -305,7 +344,7 @@ def tombstone(session_id: str, operations: Collection[str], operation_id: str, n
         names["#d"] = "user_data"
         is_as_read += " OR (#ops=:read AND attribute_not_exists(#d))"
     return {
-        "Item": item_format.key(session_id) | {item_format.OPS: held, table_schema.TTL: item_format.number(until)},
+        "Item": item_format.tombstone(session_id, {operation_id, *_recent(operations)}, until),
         "ConditionExpression": is_as_read,
         "ExpressionAttributeNames": names,
         "ExpressionAttributeValues": values,

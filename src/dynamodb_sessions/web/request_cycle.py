@@ -179,14 +179,16 @@ class RequestCycle:
             try:
                 record = await load(
                     self._setup.store,
-                    payload.session_id,
+                    await self._bring_home(payload.session_id),
                     self._setup.lifetimes,
                     min_version=payload.version,
                     on_moved=note_moved,
                 )
                 if record is not None:
-                    session = self._open(record, refresh=payload.stale)
-                    self._refresh = payload.stale
+                    # What was kept in memory has another id by now.
+                    refresh = payload.stale or record.id != payload.session_id
+                    session = self._open(record, refresh=refresh)
+                    self._refresh = refresh
                     return session
             except CorruptRecord as error:
                 logger.warning(
@@ -202,6 +204,13 @@ class RequestCycle:
                 self._refresh = self._adopted = True
                 return self._open(record, refresh=True)
         return Session(presented_id=presented, moved=moved)
+
+    async def _bring_home(self, session_id: str) -> str:
+        """Return the id that a session has by now: of one that was in memory, and is not any more, another."""
+        fallback = self._setup.fallback
+        if fallback is None:
+            return session_id
+        return await fallback.bring_home(session_id, now=clock.wall_clock())
 
     def _open(self, record: Record, *, refresh: bool) -> Session:
         if not refresh and not self._setup.lifetimes.is_due(record, clock.wall_clock()):
