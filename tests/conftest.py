@@ -5,7 +5,7 @@ import random
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +20,7 @@ from dynamodb_sessions import clock as package_clock
 from dynamodb_sessions.stores import dynamodb as dynamodb_store
 from dynamodb_sessions.stores import memory as memory_store
 from dynamodb_sessions.stores.contract import SessionStore
+from tests.helpers import aiobotocore_clients
 
 KEY = "a-key-for-tests-of-more-than-32-bytes"
 
@@ -69,6 +70,8 @@ HISTORY = Wanted(
     "REQUIRE_HISTORY",
 )
 
+collect_ignore = [] if aiobotocore_clients.IF_INSTALLED else ["aws/test_aiobotocore_transport.py"]
+
 _skipped_for_want_of = Counter[Wanted]()
 
 
@@ -114,9 +117,12 @@ def dynamodb_local_url() -> str:
     return os.environ.get(LOCAL) or ENGINE.is_missing()
 
 
-@pytest.fixture(params=["memory", "moto", "local", "async"])
+@pytest.fixture(params=["memory", "moto", "local", "async", *aiobotocore_clients.IF_INSTALLED])
 def engine(request: pytest.FixtureRequest) -> str:
-    """Where sessions are kept: each test that asks runs once for every kind. "async" is "local", without threads."""
+    """Where sessions are kept: each test that asks runs once for every kind.
+
+    "async" is "local", without threads; "aiobotocore" is "local", by a client of that name, where it is installed.
+    """
     return str(request.param)
 
 
@@ -135,15 +141,36 @@ def table_name() -> str:
 
 
 @pytest.fixture
-def new_store(engine: str, endpoint_url: str | None, table_name: str) -> Callable[..., SessionStore]:
+async def connect(engine: str) -> AsyncIterator[Callable[[str], Awaitable[Any]]]:
+    """Return a function that makes what a store takes as `client`, for an endpoint, in the test's own event loop."""
+    async with aiobotocore_clients.connecting(engine) as connect:
+        yield connect
+
+
+@pytest.fixture
+async def aiobotocore_client(dynamodb_local_url: str) -> AsyncIterator[Any]:
+    """A client of the real engine, in the event loop that the test runs in."""
+    async with aiobotocore_clients.open_client(dynamodb_local_url) as client:
+        yield client
+
+
+@pytest.fixture
+def given_client(engine: str, request: pytest.FixtureRequest) -> Any:
+    """What a store takes as `client`."""
+    if engine == aiobotocore_clients.KIND:
+        return request.getfixturevalue("aiobotocore_client")
+    return "async" if engine == "async" else None
+
+
+@pytest.fixture
+def new_store(endpoint_url: str | None, table_name: str, given_client: Any) -> Callable[..., SessionStore]:
     """Return a function that makes another store on the same table, as another process would."""
     shared = MemoryStore()
 
     def make(**options: Any) -> SessionStore:
         if endpoint_url is None:
             return shared
-        if engine == "async":
-            options.setdefault("client", "async")
+        options.setdefault("client", given_client)
         return DynamoDBStore(table_name, endpoint_url=endpoint_url, create_table=True, **options)
 
     return make
@@ -180,12 +207,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what cannot be: the transport without threads is asyncio's."""
-    items[:] = [item for item in items if not {"trio", "async"} <= set(re.split(r"[-\[\]]", item.name))]
+    """Leave out what cannot be: the transports without threads are asyncio's."""
+
+    def is_possible(item: pytest.Item) -> bool:
+        kinds = set(re.split(r"[-\[\]]", item.name))
+        return "trio" not in kinds or kinds.isdisjoint(("async", aiobotocore_clients.KIND))
+
+    items[:] = [item for item in items if is_possible(item)]
 
 
 def pytest_report_header() -> str:
-    return f"sessions: {'nightly' if NIGHTLY else 'default'} profile, SESSIONS_SEED={SEED}"
+    aiobotocore = "" if aiobotocore_clients.IF_INSTALLED else ", aiobotocore is not installed and not tested"
+    return f"sessions: {'nightly' if NIGHTLY else 'default'} profile, SESSIONS_SEED={SEED}{aiobotocore}"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

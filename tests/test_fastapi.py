@@ -144,7 +144,7 @@ async def test_a_mounted_app_shares_the_session(store: SessionStore) -> None:
 class Down(MemoryStore):
     """A store that has what is put in, and does not give it back."""
 
-    async def load(self, session_id: str, *, now: int, min_version: int = 0) -> Record | None:  # noqa: ARG002
+    async def load(self, session_id: str, **options: Any) -> Record | None:  # noqa: ARG002
         raise StoreUnavailable("the store is out")
 
 

@@ -27,10 +27,10 @@ def client(endpoint_url: str, table_name: str) -> Any:
 
 
 @pytest.fixture
-def converse(engine: str, client: Any, table_name: str) -> Converse:
+def converse(given_client: Any, client: Any, table_name: str) -> Converse:
     def converse(session_id: str = "chat", **options: Any) -> DynamoDBConversation:
         options.setdefault("endpoint_url", client.meta.endpoint_url)
-        options.setdefault("client", "async" if engine == "async" else None)
+        options.setdefault("client", given_client)
         return DynamoDBConversation(session_id, table_name, **options)
 
     return converse

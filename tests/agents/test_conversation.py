@@ -29,11 +29,17 @@ from dynamodb_sessions.agents import Conversation, DynamoDBConversation
 from examples.agent_chat.scripted import ScriptedModel
 from tests.agents.conftest import Converse, listed, said
 from tests.conftest import Clock
+from tests.helpers.aiobotocore_clients import IF_INSTALLED, Connect
 from tests.helpers.proxy import How, Proxy, Step
 
 pytestmark = pytest.mark.anyio
 
 PROJECT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(params=["local", "async", *IF_INSTALLED])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 async def test_it_is_a_session_of_the_sdk(converse: Converse) -> None:
@@ -142,9 +148,11 @@ async def test_each_message_is_popped_once(converse: Converse) -> None:
     assert Counter(popped) == Counter(range(400))
 
 
-async def test_a_lost_reply_is_no_second_message_and_no_lost_one(converse: Converse, endpoint_url: str) -> None:
+async def test_a_lost_reply_is_no_second_message_and_no_lost_one(
+    converse: Converse, connect: Connect, endpoint_url: str
+) -> None:
     proxy = Proxy(endpoint_url)
-    conversation = converse(endpoint_url=proxy.url)
+    conversation = converse(endpoint_url=proxy.url, client=await connect(proxy.url))
     try:
         for operation, add in (("PutItem", 1), ("TransactWriteItems", 3), ("UpdateItem", 2)):
             proxy.play(operation, [Step(How.DROPPED)])
@@ -165,9 +173,11 @@ async def test_a_lost_reply_is_no_second_message_and_no_lost_one(converse: Conve
     assert len(await converse().get_items()) == 4
 
 
-async def test_a_batch_is_whole_or_absent(converse: Converse, items: Callable[[], Any], endpoint_url: str) -> None:
+async def test_a_batch_is_whole_or_absent(
+    converse: Converse, connect: Connect, items: Callable[[], Any], endpoint_url: str
+) -> None:
     proxy = Proxy(endpoint_url)
-    conversation = converse(endpoint_url=proxy.url)
+    conversation = converse(endpoint_url=proxy.url, client=await connect(proxy.url))
     try:
         proxy.play("TransactWriteItems", rest=Step(How.ANOTHER, applied=False))
         with pytest.raises(StoreUnavailable):

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import Changes, Record
 from tests.conftest import ENGINE, KEY, Clock
-from tests.helpers import fault_table
+from tests.helpers import aiobotocore_clients, fault_table
+from tests.helpers.aiobotocore_clients import Connect
 from tests.helpers.apps import held
 from tests.helpers.fault_table import Cell, Extent, Moment
 from tests.helpers.proxy import WHOLE, How, Proxy, Step
@@ -49,11 +50,17 @@ NOW = 1_800_000_000
 TOO_LARGE = {"S": "x" * 410_000}
 
 
-@pytest.fixture(scope="module", params=[None, "async"], ids=["boto3", "async"])
-def transport(request: pytest.FixtureRequest) -> str | None:
+@pytest.fixture(scope="module", params=["boto3", "async", *aiobotocore_clients.IF_INSTALLED])
+def transport(request: pytest.FixtureRequest) -> str:
     """What calls DynamoDB: each test that asks runs once for every kind."""
-    kind: str | None = request.param
-    return kind
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+async def connect(transport: str) -> AsyncIterator[Connect]:
+    """Return a function that makes what a store takes as `client`, for an endpoint."""
+    async with aiobotocore_clients.connecting(transport) as connect:
+        yield connect
 
 
 @pytest.fixture(scope="module")
@@ -192,20 +199,23 @@ REPLIES = {
 BROKEN = {"read timeout": How.NEVER, "reset": How.RESET, "truncated body": How.TRUNCATED}
 URL = "http://nobody.test"
 WHERE = ConnectionKey("nobody.test", 443, True, True, None, None, None)
-NOT_SENT: dict[str, dict[str | None, Exception]] = {
+NOT_SENT: dict[str, dict[str, Exception]] = {
     "DNS": {
-        None: EndpointConnectionError(endpoint_url=URL, error="Name or service not known"),
+        "boto3": EndpointConnectionError(endpoint_url=URL, error="Name or service not known"),
         "async": aiohttp.ClientConnectorDNSError(WHERE, OSError(-2, "Name or service not known")),
     },
     "refused": {
-        None: EndpointConnectionError(endpoint_url=URL, error="Connection refused"),
+        "boto3": EndpointConnectionError(endpoint_url=URL, error="Connection refused"),
         "async": aiohttp.ClientConnectorError(WHERE, OSError(111, "Connection refused")),
     },
     "connect timeout": {
-        None: ConnectTimeoutError(endpoint_url=URL, error="timed out"),
+        "boto3": ConnectTimeoutError(endpoint_url=URL, error="timed out"),
         "async": aiohttp.ConnectionTimeoutError("timed out"),
     },
 }
+for errors in NOT_SENT.values():  # aiobotocore raises botocore's errors for aiohttp's.
+    raised: Any = type(errors["boto3"])
+    errors[aiobotocore_clients.KIND] = raised(endpoint_url=URL, error=errors["async"])
 
 
 def redirected(table_name: str) -> Callable[[dict[str, Any]], None]:
@@ -231,9 +241,9 @@ def swell(params: dict[str, Any]) -> None:
 class Struck:
     """A store behind the proxy, and how to strike it."""
 
-    def __init__(self, proxy: Proxy, table_name: str, wrong_table: str, transport: str | None) -> None:
+    def __init__(self, proxy: Proxy, table_name: str, wrong_table: str, transport: str, client: Any) -> None:
         self.proxy = proxy
-        self.store = DynamoDBStore(table_name, endpoint_url=proxy.url, timeout=3.0, client=transport)
+        self.store = DynamoDBStore(table_name, endpoint_url=proxy.url, timeout=3.0, client=client)
         self._transport = transport
         self._patches = pytest.MonkeyPatch()
         self._undo: list[Callable[[], None]] = []
@@ -284,8 +294,9 @@ class Struck:
 
     def _before_sending(self, operation: str, act: Callable[[], None]) -> None:
         """Do something before every attempt of a call."""
-        if self._transport is None:
-            events, name = self.store.client.meta.events, f"before-send.dynamodb.{operation}"
+        if self._transport != "async":
+            client = self.store._calls._transport._client  # type: ignore[attr-defined]
+            events, name = client.meta.events, f"before-send.dynamodb.{operation}"
 
             def hook(**_: Any) -> None:
                 act()
@@ -318,12 +329,16 @@ def tables(engine_client: Any) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def struck(proxy: Proxy, tables: tuple[str, str], transport: str | None) -> Callable[[str], Struck]:
+def struck(
+    proxy: Proxy, tables: tuple[str, str], transport: str, connect: Connect
+) -> Callable[[str], Awaitable[Struck]]:
     """Return a function that makes one store for each fault: the SDK's patience with one client has an end."""
+    made: dict[str, Struck] = {}
 
-    @functools.cache
-    def make(fault: str) -> Struck:  # noqa: ARG001
-        return Struck(proxy, *tables, transport)
+    async def make(fault: str) -> Struck:
+        if fault not in made:
+            made[fault] = Struck(proxy, *tables, transport, await connect(proxy.url))
+        return made[fault]
 
     return make
 
@@ -342,11 +357,11 @@ def wipe(client: Any, table_name: str) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in fault_table.cells() if not cell.never], ids=str)
 async def test_every_cell_ends_as_it_is_declared(
-    cell: Cell, struck: Callable[[str], Struck], tables: tuple[str, str], engine_client: Any, clock: Clock
+    cell: Cell, struck: Callable[[str], Awaitable[Struck]], tables: tuple[str, str], engine_client: Any, clock: Clock
 ) -> None:
     items = functools.partial(scan, engine_client, tables[0])
     wipe(engine_client, tables[0])
-    place, operation, outcome = struck(cell.fault.name), cell.operation.name, cell.outcome
+    place, operation, outcome = await struck(cell.fault.name), cell.operation.name, cell.outcome
     app = App(place.store, touch_after=5)
     await app.get("/look")  # From here on nothing is probed any more.
     before, own = items(), ""
@@ -391,10 +406,10 @@ def test_the_page_is_the_table() -> None:
 
 @pytest.mark.parametrize("operation", ["create", "update", "rotate", "delete"])
 async def test_a_hundred_lost_replies_are_a_hundred_successes(
-    operation: str, transport: str | None, faulty: Proxy, own_table: str, engine_client: Any, clock: Clock
+    operation: str, connect: Connect, faulty: Proxy, own_table: str, engine_client: Any, clock: Clock
 ) -> None:
     """The browser gets the app's own response, each change is made once, and none passes for a conflict."""
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url, client=transport)
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, client=await connect(faulty.url))
     for _, how in zip(range(100), itertools.cycle([How.DROPPED, How.RESET, How.TRUNCATED]), strict=False):
         app, own, before = App(store), "", Items()
         if operation != "create":
@@ -410,11 +425,9 @@ async def test_a_hundred_lost_replies_are_a_hundred_successes(
 
 
 @pytest.mark.parametrize("how", [How.NEVER, How.DRIPPED])
-async def test_every_operation_ends_by_its_deadline(
-    how: How, transport: str | None, faulty: Proxy, own_table: str
-) -> None:
+async def test_every_operation_ends_by_its_deadline(how: How, connect: Connect, faulty: Proxy, own_table: str) -> None:
     """Twice the deadline is granted to a busy machine. What never ends by itself lasts five times as long."""
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=transport)
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=await connect(faulty.url))
     record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
     assert await store.create(record, now=NOW)
     faulty.play("*", rest=Step(how))
@@ -441,13 +454,15 @@ async def test_every_operation_ends_by_its_deadline(
     assert max(lasted.values()) <= 2 * 2.0
 
 
-async def test_what_has_failed_is_not_sent_again(transport: str | None, faulty: Proxy, own_table: str) -> None:
+async def test_what_has_failed_is_not_sent_again(
+    transport: str, connect: Connect, faulty: Proxy, own_table: str
+) -> None:
     """The thread whose reply drips outlives the deadline, and finds the connection broken: by then it is too late.
 
     Without threads a dripping reply is given up in time to ask again, once.
     """
-    attempts = 1 if transport is None else 2
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=1.0, client=transport)
+    attempts = 1 if transport == "boto3" else 2
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=1.0, client=await connect(faulty.url))
     record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
     assert await store.create(record, now=NOW)
     faulty.play("UpdateItem", [Step(How.DRIPPED, applied=False)] * attempts)
@@ -474,9 +489,9 @@ async def open_breaker(app: App, proxy: Proxy, how: How) -> None:
 
 
 @pytest.fixture
-async def known(transport: str | None, faulty: Proxy, own_table: str) -> App:
+async def known(connect: Connect, faulty: Proxy, own_table: str) -> App:
     """An app whose browser has a session."""
-    app = App(DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=transport))
+    app = App(DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=await connect(faulty.url)))
     assert (await app.get("/count")).json()["n"] == 1
     return app
 
@@ -586,7 +601,7 @@ class Crowd:
 
 
 async def test_what_was_acknowledged_survives_a_kill(
-    transport: str | None, dynamodb_local_url: str, table_name: str, tmp_path: Path
+    connect: Connect, dynamodb_local_url: str, table_name: str, tmp_path: Path
 ) -> None:
     """`kill -9` under load, and a start on the same data, three times. Meanwhile: 503, and never an empty session."""
     assert dynamodb_local_url
@@ -594,7 +609,9 @@ async def test_what_was_acknowledged_survives_a_kill(
         ENGINE.is_missing()
     engine = await anyio.to_thread.run_sync(Engine, tmp_path)
     try:
-        crowd = Crowd(App(DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True, client=transport)))
+        crowd = Crowd(
+            App(DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True, client=await connect(engine.url)))
+        )
         for number in range(1, 4):
             async with anyio.create_task_group() as group:
                 for _ in range(8):

@@ -10,13 +10,14 @@ import pytest
 from dynamodb_sessions import SessionTooLarge
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Changes, Record, SessionStore, record_size
+from tests.helpers.aiobotocore_clients import IF_INSTALLED
 
 pytestmark = pytest.mark.anyio
 
 NOW = 1_800_000_000
 LATER = NOW + 100
 
-not_on_moto = pytest.mark.parametrize("engine", ["memory", "local", "async"])
+not_on_moto = pytest.mark.parametrize("engine", ["memory", "local", "async", *IF_INSTALLED])
 """moto is no oracle for concurrency, being not atomic under threads, nor for sizes, which it measures its own way."""
 
 

@@ -852,7 +852,7 @@ async def test_well_formed_json_that_is_not_dynamodbs_is_an_outage(
         answer = await send(name, **parameters)
         return said if name.title().replace("_", "") == operation else answer
 
-    store._calls._transport.call = garbled  # type: ignore[method-assign]
+    store._calls._transport.call = garbled  # type: ignore[method-assign, assignment]
     with pytest.raises(StoreUnavailable):
         if act == "load":
             await store.load(record.id, now=NOW)

@@ -8,41 +8,18 @@ import os
 import threading
 import time
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
-from dynamodb_sessions.aws import log_redaction
-from dynamodb_sessions.aws.errors import OutcomeUnknown, Refused, blames_credentials, reason, translate
+from dynamodb_sessions.aws.client_events import Attempt, our_attempt, watch
+from dynamodb_sessions.aws.errors import Refused, blames_credentials, reason, translate
 from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, TurnTakingLock, in_thread
 from dynamodb_sessions.aws.total_deadline import reads_end_by
-from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable, outage
+from dynamodb_sessions.exceptions import ConfigurationError, outage
 from dynamodb_sessions.forks import tell_of_forks
 
-
-@dataclass(slots=True)
-class _Attempt:
-    """One attempt, as the client's events meet it."""
-
-    deadline: float
-    """When, on the monotonic clock, whoever made it stops waiting for it."""
-    may_be_repeated: bool
-    """Whether the client may send it again: it writes nothing."""
-    sent: int = 0
-    is_about_credentials: bool = False
-    """Whether it was refused for the credentials of the client, or for want of them."""
-
-
-_attempt: ContextVar[_Attempt | None] = ContextVar("dynamodb_sessions_attempt", default=None)
-"""The attempt that this thread makes. Others may use the client for calls of their own, which are none."""
-
-_READS = frozenset(("get_item", "query", "scan"))
-_REDIRECT = 300
 _RENEWAL_SECONDS = 1.0
 """The least time between two looks for credentials, while those that are found are refused."""
-_SAY_SOMETHING = frozenset(("GetItem", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "Query", "Scan"))
-"""Operations that answer with a JSON object, be it an empty one."""
 
 
 class Boto3Transport:
@@ -75,7 +52,7 @@ class Boto3Transport:
                 raise ConfigurationError(
                     f'client={client!r} must be "async" or a client, as of boto3.client("dynamodb")'
                 )
-            _prepare(client)
+            watch(client)
         else:
             # What is wrong is said when it is needed: an app with a fallback must be able to start without.
             with contextlib.suppress(ConfigurationError):
@@ -103,14 +80,14 @@ class Boto3Transport:
 
         Raises Refused if it was refused for credentials that may be others by now: the next attempt has them.
         """
-        attempt = _Attempt(deadline, may_be_repeated=operation in _READS)
+        attempt = Attempt(operation, deadline)
 
         def call() -> dict[str, Any]:
             client = self.client
             try:
-                return self._send(client, attempt, operation, parameters)
+                return self._send(client, attempt, parameters)
             except ConfigurationError:
-                if attempt.is_about_credentials and self._renew(client):
+                if attempt.blames_credentials and self._renew(client):
                     raise Refused("the credentials were refused, and are looked for again") from None
                 raise
 
@@ -118,22 +95,19 @@ class Boto3Transport:
 
     def call_sync(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Send one attempt from this thread. It ends within the timeout, however slowly its reply comes."""
-        attempt = _Attempt(time.monotonic() + self.timeout, may_be_repeated=operation in _READS)
+        attempt = Attempt(operation, time.monotonic() + self.timeout)
         with reads_end_by(attempt.deadline):
-            return self._send(self.client, attempt, operation, parameters)
+            return self._send(self.client, attempt, parameters)
 
-    def _send(self, client: Any, attempt: _Attempt, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        given = _attempt.set(attempt)
+    def _send(self, client: Any, attempt: Attempt, parameters: dict[str, Any]) -> dict[str, Any]:
         try:
-            with redacted_logs(), self._turn():
-                result: dict[str, Any] = getattr(client, operation)(**parameters)
+            with our_attempt(attempt), redacted_logs(), self._turn():
+                result: dict[str, Any] = getattr(client, attempt.operation)(**parameters)
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
-            if self._is_ours and blames_credentials(error):
-                attempt.is_about_credentials = self._are_refused = True
+            if self._is_ours and (attempt.blames_credentials or blames_credentials(error)):
+                attempt.blames_credentials = self._are_refused = True
             # Without its cause, which may quote the request.
             raise translate(error) from None
-        finally:
-            _attempt.reset(given)
         return result
 
     async def close(self) -> None:
@@ -209,7 +183,7 @@ class Boto3Transport:
         except Exception as error:  # A broken profile, region or endpoint: all are configuration.
             self._session = None  # The next one reads the configuration anew.
             raise outage(f"no DynamoDB client can be built: {reason(error)}") from error
-        _prepare(client)
+        watch(client)
         self._turn_taking = TurnTakingLock()
         self._turn_taking.follow(client)
         return client
@@ -220,45 +194,3 @@ class Boto3Transport:
 
         # Lambda and containers set AWS_REGION; boto3 reads only AWS_DEFAULT_REGION.
         return boto3.Session(region_name=self._region_name or os.environ.get("AWS_REGION") or None)
-
-
-def _prepare(client: Any) -> None:
-    """Teach a client what it does not do by itself: to keep quiet, and to doubt what it hears."""
-    log_redaction.install()
-    meta = getattr(client, "meta", None)
-    if meta is not None:
-        meta.events.register("before-send.dynamodb", _before_send, unique_id="dynamodb-sessions-before-send")
-        meta.events.register("after-call.dynamodb", _check_reply, unique_id="dynamodb-sessions-check-reply")
-
-
-def _before_send(**_: Any) -> None:
-    """Refuse to send what nobody waits for any more, and a write that the client has sent before.
-
-    A client that an app brings may repeat its requests by itself, in whichever mode. A write whose first reply was lost
-    must not be repeated blindly: somebody else may have written in between.
-    """
-    attempt = _attempt.get()
-    if attempt is None:
-        return
-    if attempt.sent and not attempt.may_be_repeated:
-        raise OutcomeUnknown("DynamoDB did not answer a write, or not so that it could be repeated")
-    if time.monotonic() > attempt.deadline:
-        raise (OutcomeUnknown if attempt.sent else StoreUnavailable)("too late to be sent")
-    attempt.sent += 1
-
-
-def _check_reply(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
-    """Refuse a reply that was cut off on its way, or is not DynamoDB's: to botocore it is one that says nothing.
-
-    Without this, half an item reads as no item, and an outage as a logout. Its own check, of a checksum, is not made
-    where there is none, and in some modes of retrying does not make it fail in the end.
-    """
-    from botocore.exceptions import IncompleteReadError  # noqa: PLC0415
-
-    body = http_response.content
-    expected, actual = http_response.headers.get("Content-Length"), len(body)
-    if expected is not None and int(expected) != actual:
-        raise IncompleteReadError(actual_bytes=actual, expected_bytes=expected)
-    says_nothing = http_response.status_code < _REDIRECT and parsed.keys() <= {"ResponseMetadata"}
-    if says_nothing and model.name in _SAY_SOMETHING and body.strip() != b"{}":
-        raise OutcomeUnknown("DynamoDB's answer is none")

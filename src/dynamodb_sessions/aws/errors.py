@@ -132,10 +132,15 @@ def translate(error: Exception) -> SessionError:  # noqa: PLR0911 - a table
     return _lost(error, kinds)
 
 
+def is_about_credentials(response: Mapping[str, Any]) -> bool:
+    """Whether an answer refuses the credentials."""
+    return _part(response, "Error").get("Code") in CREDENTIALS_REFUSED
+
+
 def blames_credentials(error: Exception) -> bool:
     """Whether a client's error says that there were no credentials, or none that are valid."""
     response = getattr(error, "response", None)
-    if isinstance(response, dict) and _part(response, "Error").get("Code") in CREDENTIALS_REFUSED:
+    if isinstance(response, dict) and is_about_credentials(response):
         return True
     return not _kinds(error).isdisjoint(("NoCredentialsError", "PartialCredentialsError"))
 

@@ -7,7 +7,7 @@ are none of our business and stay as they are.
 import logging
 from contextvars import ContextVar
 
-_LOGGERS = ("aiodynamo", "botocore", "urllib3")
+_LOGGERS = ("aiobotocore", "aiodynamo", "botocore", "httpcore", "urllib3")
 
 _is_ours = ContextVar("_is_ours", default=False)
 

@@ -1,5 +1,7 @@
 """The protocol of a transport, and which one a client stands for. A transport is imported when it is chosen."""
 
+from collections.abc import Collection
+from functools import partial
 from typing import Any, Protocol
 
 from dynamodb_sessions.exceptions import ConfigurationError
@@ -64,13 +66,18 @@ class ConfiguredTransport(Transport, Protocol):
 def open_transport(
     client: Any, *, region_name: str | None = None, endpoint_url: str | None = None, timeout: float = 5.0
 ) -> Transport:
-    """Return the transport that a client stands for. Raises ConfigurationError if it cannot be had."""
+    """Return the transport that a client stands for. Raises ConfigurationError if there is none."""
     from dynamodb_sessions.aws.boto3_transport import Boto3Transport  # noqa: PLC0415 - imported when it is chosen
 
-    wants_async = client == "async"
-    if isinstance(client, str) and not wants_async:
+    if isinstance(client, str) and client != "async":
         raise ConfigurationError(f'client={client!r} must be "async" or a client')
-    if not wants_async and not type(client).__module__.startswith("aiodynamo."):
+    _refuse(client)
+    packages = _packages(client)
+    if "aiobotocore" in packages:
+        from dynamodb_sessions.aws.aiobotocore_transport import AiobotocoreTransport  # noqa: PLC0415 - as above
+
+        return AiobotocoreTransport(client, boto3=partial(Boto3Transport, timeout=timeout), timeout=timeout)
+    if client != "async" and "aiodynamo" not in packages:
         return Boto3Transport(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
     try:
         from dynamodb_sessions.aws.async_transport import AsyncTransport  # noqa: PLC0415 - an extra
@@ -78,8 +85,49 @@ def open_transport(
         raise ConfigurationError(
             f"client={client!r} takes what is not installed ({error.name}): pip install 'dynamodb-sessions[async]'"
         ) from error
-    given = None if wants_async else client
+    given = None if client == "async" else client
     if given is not None:
         region_name, endpoint_url = given.region, None if given.endpoint is None else str(given.endpoint)
     boto3 = Boto3Transport(region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
     return AsyncTransport(given, boto3=boto3, timeout=timeout)
+
+
+_RESOURCE_HANDLERS = frozenset(("dynamodb-attr-value-input", "dynamodb-attr-value-output"))
+"""The event handlers by which a boto3 resource makes its client take and return Python values."""
+
+
+def _refuse(client: Any) -> None:
+    """Raise ConfigurationError for what looks like a client that could be used, and is not."""
+    packages = _packages(client)
+    if "amazondax" in packages:
+        raise ConfigurationError(
+            "client= is a client of DAX, which cannot keep sessions: it repeats writes by itself, cannot be kept from "
+            "it, and a repeated write may undo what another request has written. Pass a client of DynamoDB"
+        )
+    if packages & {"boto3.resources", "aioboto3.resources"}:
+        raise ConfigurationError(
+            'client= is a boto3 resource, not a client: pass boto3.client("dynamodb"). Nor will its meta.client do'
+        )
+    if packages & {"aiobotocore.session", "aioboto3.session", "boto3.session", "botocore.session"}:
+        raise ConfigurationError(
+            f'client= is a {type(client).__name__}, not a client: pass boto3.client("dynamodb"), or of aiobotocore and '
+            'aioboto3 what `async with session.client("dynamodb") as client` gives'
+        )
+    if not _RESOURCE_HANDLERS.isdisjoint(_handler_ids(client)):
+        raise ConfigurationError(
+            "client= is the client of a boto3 resource (its meta.client), which takes and returns Python values where "
+            'DynamoDB has typed ones: pass one of its own, boto3.client("dynamodb")'
+        )
+
+
+def _handler_ids(client: Any) -> Collection[str]:
+    """Return the unique ids of a botocore client's event handlers. There is no public way to ask for them."""
+    events = getattr(getattr(client, "meta", None), "events", None)
+    found = getattr(getattr(events, "_emitter", events), "_unique_id_handlers", ())
+    return found if isinstance(found, Collection) else ()
+
+
+def _packages(client: Any) -> set[str]:
+    """Return what an object's classes come from: the first part, and the first two parts, of their modules' names."""
+    modules = [kind.__module__.split(".") for kind in type(client).__mro__]
+    return {module[0] for module in modules} | {".".join(module[:2]) for module in modules}

@@ -51,10 +51,11 @@ _STALE_SECONDS = 1
 class DynamoDBStore:
     """Keeps sessions in a DynamoDB table_schema.
 
-    `client` is any boto3-compatible DynamoDB client, made after the last fork; without one, it is built at once from
-    `region_name` and `endpoint_url` or boto3's own configuration, and again in a forked process. With `"async"`, or an
-    aiodynamo client, of which region, endpoint and credentials are used, requests are made without threads: that takes
-    asyncio, and `pip install dynamodb-sessions[async]`. `timeout` is the deadline of an operation in seconds. With
+    `client` is a boto3 client of DynamoDB, made after the last fork, or an open one of aiobotocore or aioboto3; without
+    one, it is built at once from `region_name` and `endpoint_url` or boto3's own configuration, and again in a forked
+    process. A client of DAX or of a boto3 resource is refused. With `"async"`, or an aiodynamo client, of which region,
+    endpoint and credentials are used, requests are made without threads: that takes asyncio, and
+    `pip install dynamodb-sessions[async]`. `timeout` is the deadline of an operation in seconds. With
     `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen. A value
     of more than `compress_over` characters is stored compressed if it gains by it; None: never. `create_table=True`
     creates the table on first use, for development. Raises ConfigurationError for a table name that is none, a timeout
