@@ -59,7 +59,7 @@ OPERATIONS = {
             "TransactWriteItems",
             "ok",
             "set",
-            "the session under its new id, nothing under the old one",
+            "the session under its new id, under the old one for a minute where it is now",
             "none: the browser knows the old id only, and begins anew",
         ),
         Operation(
@@ -69,21 +69,34 @@ OPERATIONS = {
 }
 
 
+class Says(Enum):
+    """What a failed attempt says of what became of it, and what is done about it."""
+
+    REFUSED = "nothing was written, and the same may succeed a moment later"
+    """The same attempt is sent again, until the deadline."""
+    UNKNOWN = "it may have been applied, or be applied yet"
+    """A read tells; or, where the same may be applied twice without harm, it is sent again. Both until the deadline."""
+    FINAL = "nothing was written, and the same would fail again"
+    """It is told at once."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """Something that goes wrong between the store and DynamoDB."""
 
     name: str
     meaning: str
+    says: Says
     error: str = "StoreUnavailable"
     """What the store raises, if the fault is not healed."""
-    repeated: bool = True
-    """Whether the SDK makes a second attempt."""
-    after: bool = False
-    """Whether it can strike the reply to a request that was applied. Else "after" means that the first attempt was
-    applied, its reply was lost by a reset connection, and the fault strikes the second."""
     never: dict[tuple[str, Moment], str] = field(default_factory=dict)
     """Cells that cannot be, and why."""
+
+    @property
+    def after(self) -> bool:
+        """Whether it can strike the reply to a request that was applied. Else "after" means that the first attempt was
+        applied, its reply was lost by a reset connection, and the fault strikes the next of the same call."""
+        return self.says is Says.UNKNOWN
 
 
 def _never_after(reason: str) -> dict[tuple[str, Moment], str]:
@@ -98,39 +111,40 @@ _NO_GROWTH = "a request that stores no data cannot be too large"
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("ProvisionedThroughputExceededException", "throttled: the table's capacity"),
-        Fault("ThrottlingException", "throttled: the control plane, or an on-demand table that grows"),
-        Fault("RequestLimitExceeded", "throttled: the account's capacity", repeated=False),
-        Fault("500", "InternalServerError", after=True),
-        Fault("503", "ServiceUnavailable", after=True),
-        Fault("expired token", "ExpiredTokenException", "ConfigurationError", repeated=False),
-        Fault("access denied", "AccessDeniedException", "ConfigurationError", repeated=False),
+        Fault("ProvisionedThroughputExceededException", "throttled: the table's capacity", Says.REFUSED),
+        Fault("ThrottlingException", "throttled: the control plane, or an on-demand table that grows", Says.REFUSED),
+        Fault("RequestLimitExceeded", "throttled: the account's capacity", Says.REFUSED),
+        Fault("conflict", "another transaction holds the item", Says.REFUSED),
+        Fault("500", "InternalServerError", Says.UNKNOWN),
+        Fault("503", "ServiceUnavailable", Says.UNKNOWN),
+        Fault("expired token", "ExpiredTokenException", Says.FINAL, "ConfigurationError"),
+        Fault("access denied", "AccessDeniedException", Says.FINAL, "ConfigurationError"),
         Fault(
             "missing table",
             "ResourceNotFoundException",
+            Says.FINAL,
             "ConfigurationError",
-            repeated=False,
             never=_never_after(_NO_TABLE),
         ),
         Fault(
             "wrong key schema",
             "ValidationException",
+            Says.FINAL,
             "ConfigurationError",
-            repeated=False,
             never=_never_after(_RIGHT_KEY),
         ),
-        Fault("DNS", "the endpoint's name cannot be resolved"),
-        Fault("refused", "nobody listens"),
-        Fault("connect timeout", "nobody answers"),
-        Fault("read timeout", "a connection on which nothing comes", after=True),
-        Fault("reset", "a connection that is reset", after=True),
-        Fault("truncated body", "a reply that ends before its last byte", after=True),
+        Fault("DNS", "the endpoint's name cannot be resolved", Says.REFUSED),
+        Fault("refused", "nobody listens", Says.REFUSED),
+        Fault("connect timeout", "nobody answers", Says.REFUSED),
+        Fault("read timeout", "a connection on which nothing comes", Says.UNKNOWN),
+        Fault("reset", "a connection that is reset", Says.UNKNOWN),
+        Fault("truncated body", "a reply that ends before its last byte", Says.UNKNOWN),
         Fault(
             "oversized",
             "an item of more than 400 KB, which only others' changes can make of it: ours are measured before they "
             "are sent",
+            Says.FINAL,
             "SessionTooLarge",
-            repeated=False,
             never=_never_after(_FITTED)
             | {(operation, moment): _NO_GROWTH for operation in ("load", "touch", "delete") for moment in Moment},
         ),
@@ -146,8 +160,10 @@ class Outcome:
     """What the store raises, or "ok"."""
     status: int
     cookie: str
-    applied: int
-    """How often DynamoDB applies the request: 0, the table is unchanged; 1 or 2, it is changed exactly once."""
+    applied: bool
+    """Whether the table is changed, and then exactly once; else it is unchanged."""
+    fenced: bool = False
+    """Whether a fence, or a tombstone, was stored besides, which no content tells."""
 
     @property
     def retry_after(self) -> bool:
@@ -172,9 +188,19 @@ class Cell:
 
     @property
     def heals(self) -> bool:
-        """Whether the SDK's second attempt makes good for the first."""
-        has_another = self.moment is Moment.BEFORE or self.fault.after
-        return self.extent is Extent.ONE and self.fault.repeated and has_another
+        """Whether the operation succeeds all the same."""
+        name, is_after = self.operation.name, self.moment is Moment.AFTER
+        if is_after and name == "create":
+            return True  # A read tells, and needs no second attempt.
+        if self.extent is Extent.ONE:
+            return self.fault.says is not Says.FINAL
+        # Of these a read tells, even if every reply to a write is lost.
+        return is_after and self.fault.says is Says.UNKNOWN and name in ("update", "rotate")
+
+    @property
+    def ends_by_deadline(self) -> bool:
+        """Whether it fails, and not before the deadline."""
+        return not self.heals and self.fault.says is not Says.FINAL
 
     @property
     def ends_all_the_same(self) -> bool:
@@ -184,14 +210,12 @@ class Cell:
 
     @property
     def outcome(self) -> Outcome:
-        after = self.moment is Moment.AFTER
+        name, is_after, is_unknown = self.operation.name, self.moment is Moment.AFTER, self.fault.says is Says.UNKNOWN
         if self.heals:
-            return Outcome(self.operation.returns, 200, self.operation.cookie, applied=1 + after)
-        # A fault that strikes replies lets both attempts through.
-        applied = after * (2 if self.fault.after and self.extent is Extent.ALL else 1)
-        if self.ends_all_the_same:
-            applied = 1
-        return Outcome(self.fault.error, 500 if self.fault.error == "SessionTooLarge" else 503, "none", applied)
+            fenced = (name == "update" and is_after) or (name == "create" and is_unknown and not is_after)
+            return Outcome(self.operation.returns, 200, self.operation.cookie, applied=True, fenced=fenced)
+        status = 500 if self.fault.error == "SessionTooLarge" else 503
+        return Outcome(self.fault.error, status, "none", applied=is_after or self.ends_all_the_same)
 
 
 def cells() -> Iterator[Cell]:
@@ -236,10 +260,10 @@ def document() -> str:
     for operation in OPERATIONS.values():
         page += _row(operation.name, f"`{operation.call}`", operation.cookie, operation.change, operation.lost)
     page += _FAULTS
-    page += _table("fault", "that is", "the store raises", "the SDK repeats", "strikes")
+    page += _table("fault", "that is", "it says of the attempt", "the store raises, if it is not healed", "strikes")
     for fault in FAULTS.values():
         strikes = "requests and replies" if fault.after else "requests"
-        page += _row(fault.name, fault.meaning, f"`{fault.error}`", "yes" if fault.repeated else "no", strikes)
+        page += _row(fault.name, fault.meaning, fault.says.value, f"`{fault.error}`", strikes)
     page += _NEVER
     page += _table("fault", "the request was", "operations", "because")
     for fault, moment in product(FAULTS.values(), Moment):
@@ -247,25 +271,43 @@ def document() -> str:
             if reason is not None:
                 names = (name for name in OPERATIONS if fault.never.get((name, moment)) == reason)
                 page += _row(fault.name, _WAS[moment], ", ".join(names), reason)
-    return page
+    page += _BETWEEN
+    page += _table("operation", "the first attempt", *(somebody.value for somebody in Somebody))
+    for (name, way), endings in ENDINGS.items():
+        page += _row(name, way.value, *(str(endings[somebody]) for somebody in Somebody))
+    return page + _BETWEEN_MEANS
 
 
 _INTRODUCTION = """\
 # What happens under faults
 
-This page is printed from the table in `tests/helpers/fault_table.py`; `tests/guarantees/test_faults.py` proves every
-cell of it against the real engine. After a change of the table: `python -m tests.helpers.fault_table > docs/faults.md`.
+This page is printed from the tables in `tests/helpers/fault_table.py`; `tests/guarantees/test_faults.py` proves every
+cell of them against the real engine. After a change of a table: `python -m tests.helpers.fault_table > docs/faults.md`.
+
+An operation on a session is not an attempt. The SDK repeats nothing: the store sends each attempt itself, and has one
+deadline for the operation, `timeout`, after which nothing of it is sent any more. What a failed attempt says decides
+what comes next:
+
+- **Nothing was written, and the same may succeed a moment later**: throttled, another transaction, no connection. The
+  same attempt is sent again, after a pause that doubles each time and is random, until the deadline.
+- **Nobody knows**: it may have been applied, or be applied yet. A change is looked for with a strong read. If it is
+  there, or is made now, the same write leaves the operation's name in the item, so that no attempt of it that is late
+  can land any more. A session that was to be created, and is not there, gets a tombstone under its id, and is created
+  under another; under an id of your own it is an error. A touch and a delete are sent again: they are on condition of
+  the very session, so that to apply them twice is to apply them once. A rotation is sent again with the same token.
+- **Nothing was written, and the same would fail again**: it is told at once.
 
 A request makes one operation on its session, and a fault strikes it. In each cell, the HTTP status if the fault strikes
-one attempt, and if it strikes every attempt. The SDK makes two.
+one attempt, and if it strikes every attempt of the operation's call.
 
 """
 
 _OUTCOMES = """
-- **200**: the second attempt has healed it. The response is the app's own, with the cookie below, and the table is
-  changed exactly once.
+- **200**: it was healed. The response is the app's own, with the cookie below, and the table is changed exactly once.
 - **503** with `Retry-After`, none of the app's response, no cookie. After a load that failed the handler has not run.
-  The table is unchanged if the request was not applied, else changed exactly once.
+  The table is unchanged if the request was not applied, else changed exactly once. Where the deadline has come before
+  anybody knew what had become of an attempt, it may still happen, once: an attempt that is late lands within minutes,
+  or never, and only if nobody has ended the session, moved it, or settled the same since.
 - **503, ended**: the client is told 503, as above; then the middleware tries a logout once more, and that succeeds.
 - **500**: `SessionTooLarge` where the app's response begins, as from a handler; no cookie, the table unchanged. An app
   that calls `await session.save()` can handle it.
@@ -273,11 +315,11 @@ _OUTCOMES = """
 
 "Not applied": DynamoDB has refused the request, or never had it. "Applied": it has done what it was asked, but its
 reply does not arrive, by the fault itself if it strikes replies; else a reset connection loses it, and the fault
-strikes the second attempt, after which there is none.
+strikes what the operation sends next of the same call. A create sends nothing more then: a read has told.
 
-An update that was applied twice, because its first reply was lost, counts as one change: the same values are set and
-the same keys removed, so nothing but `version` tells, which rises by two. A request that has loaded an older version
-loses nothing by that: to move the session, it reads it again; if it has emptied it, only the keys it knew are removed.
+What settles an operation counts as no change: an update whose first reply was lost raises `version` by two. A request
+that has loaded an older version loses nothing by that: to move the session, it reads it again; if it has emptied it,
+only the keys it knew are removed.
 
 """
 
@@ -290,6 +332,106 @@ _NEVER = """
 ## What cannot be
 
 """
+
+_BETWEEN = """
+## What somebody else does between two attempts
+
+The first attempt of an operation is applied and its **reply is lost**; or its connection is cut, and it is **applied
+late**: between the attempts that follow, or after all of them. Before the store hears anything, somebody else acts: on
+the session wherever it is by now, or, if it is gone, on what they had loaded of it. In each cell, what the request is
+told, and what is stored in the end.
+
+"""
+
+_BETWEEN_MEANS = """
+- **ours**, **theirs**, **both**: whose change is stored. Of one key, "ours" means that our change came after theirs.
+- **200** without a cookie: the session was ended, or moved by somebody else, and nothing of the request is stored.
+- **503**: nobody can know whether our change came before theirs, or whether it was carried along; it does not happen
+  any more.
+- **done**, **SessionError**, **StoreUnavailable**: what `open_session` says. A session is begun anew only under an id
+  of your own: one of ours is never used twice. `SessionError`: it was deleted while it was open; `StoreUnavailable`: it
+  was not created.
+- **never**: what is not there yet cannot be changed, moved or ended; and an id of your own does not change.
+"""
+
+
+class Somebody(Enum):
+    """Who acts between two attempts, and how."""
+
+    NOBODY = "nobody"
+    SAME_KEY = "another writer of the same key"
+    OTHER_KEY = "another writer of another key"
+    ENDED = "it is ended"
+    ROTATED = "it is rotated"
+    ANEW = "it is ended and begun anew"
+
+
+class Way(Enum):
+    """What becomes of the first attempt."""
+
+    LOST = "reply lost"
+    LATE = "applied late"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an operation ends between whose attempts somebody has acted."""
+
+    told: str
+    """The HTTP status; of a session under an id of its user's own "done", or the error."""
+    cookie: str
+    """What the browser is told: "none", "set" or "expired"."""
+    left: str
+    """What is stored in the end: "ours", "theirs", "both" or "nothing"."""
+
+    def __str__(self) -> str:
+        told = f"{self.told}, no cookie" if (self.told, self.cookie) == ("200", "none") else self.told
+        return "never" if self.told == "never" else f"{told}: {self.left}"
+
+
+_CANNOT_BE = Ending("never", "none", "nothing")
+
+
+def _endings(*endings: Ending) -> dict[Somebody, Ending]:
+    return dict(zip(Somebody, endings, strict=True))
+
+
+def _ok(left: str, cookie: str = "set") -> Ending:
+    return Ending("200", cookie, left)
+
+
+def _unknown(left: str) -> Ending:
+    return Ending("503", "none", left)
+
+
+def _own(told: str) -> Ending:
+    return Ending(told, "none", "theirs")
+
+
+_ENDED = _ok("nothing", "none")
+_LOGGED_OUT = _ok("nothing", "expired")
+
+ENDINGS = {
+    ("create", Way.LOST): _endings(
+        _ok("ours"), _ok("theirs"), _ok("both"), _ok("ours"), _unknown("both"), _own("StoreUnavailable")
+    ),
+    ("create", Way.LATE): _endings(
+        _ok("ours"), _CANNOT_BE, _CANNOT_BE, _CANNOT_BE, _CANNOT_BE, _own("StoreUnavailable")
+    ),
+    ("update", Way.LOST): _endings(
+        _ok("ours"), _unknown("theirs"), _ok("both"), _ENDED, _unknown("both"), _own("SessionError")
+    ),
+    ("update", Way.LATE): _endings(
+        _ok("ours"), _ok("ours"), _ok("both"), _ENDED, _unknown("theirs"), _own("SessionError")
+    ),
+    ("touch", Way.LOST): _endings(_ok("ours"), _ok("both"), _ok("both"), _ENDED, _ok("theirs", "none"), _own("done")),
+    ("touch", Way.LATE): _endings(_ok("ours"), _ok("both"), _ok("both"), _ENDED, _ok("theirs", "none"), _own("done")),
+    ("rotate", Way.LOST): _endings(_ok("ours"), _ok("both"), _ok("both"), _ok("nothing"), _ok("both"), _CANNOT_BE),
+    ("rotate", Way.LATE): _endings(_ok("ours"), _ok("both"), _ok("both"), _ENDED, _ok("theirs", "none"), _CANNOT_BE),
+    ("delete", Way.LOST): _endings(*[_LOGGED_OUT] * 5, _own("done")),
+    ("delete", Way.LATE): _endings(*[_LOGGED_OUT] * 5, _own("done")),
+}
+"""The third dimension: an ending for each who may act between."""
 
 if __name__ == "__main__":
     sys.stdout.write(document())

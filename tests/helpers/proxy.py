@@ -7,7 +7,8 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,9 +50,26 @@ class Step:
     """Whether the engine gets the request."""
     error: tuple[int, str] = (500, "InternalServerError")
     """Status and code, for `How.ANOTHER`."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else that error says."""
+    between: Callable[[], object] | None = None
+    """What somebody else does once the request has been applied, or not, and before its sender hears anything: between
+    two attempts. It runs in the proxy's thread, and must not go through what is scripted."""
+    late: int | None = None
+    """The request is held, and applied later: before the reply to the so many-th request after it; 0: by `land`."""
 
 
 WHOLE = Step()
+
+
+def cut(between: Callable[[], object] | None = None) -> Step:
+    """A request that is applied, and its reply lost; then somebody else does something."""
+    return Step(How.RESET, between=between)
+
+
+def held(between: Callable[[], object] | None = None, *, late: int = 0) -> Step:
+    """A request whose connection is cut, and that is applied later; somebody else does something at once."""
+    return Step(How.RESET, applied=False, between=between, late=late)
 
 
 @dataclass
@@ -72,11 +90,18 @@ class Proxy:
         self.connections = 0
         self.requests: list[str] = []
         """The operations that were asked for."""
+        self.times: list[float] = []
+        """When each of them came, on the monotonic clock."""
+        self.landed: list[int] = []
+        """The engine's status for each request that was held and has been applied since."""
+        self.failures: list[Exception] = []
+        """What went wrong with whatever somebody else was to do."""
         self.authorizations: list[str] = []
         self.released = threading.Event()
         self._upstream = urlsplit(upstream).netloc
         self._scripts: dict[str, Script] = {}
         self._lock = threading.Lock()
+        self._held: list[_Held] = []
         self._open: set[socket.socket] = set()
         self._server = _Server(("127.0.0.1", 0), self)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -91,6 +116,8 @@ class Proxy:
         """Pass everything on from now, and let go of what is held."""
         with self._lock:
             self._scripts.clear()
+            self._held.clear()
+            self.landed.clear()
         released, self.released = self.released, threading.Event()
         released.set()
 
@@ -121,9 +148,34 @@ class Proxy:
     def step(self, operation: str, authorization: str) -> Step:
         with self._lock:
             self.requests.append(operation)
+            self.times.append(time.monotonic())
             self.authorizations.append(authorization)
             script = self._scripts.get(operation) or self._scripts.get("*")
             return script.next() if script else WHOLE
+
+    def hold(self, headers: dict[str, str], body: bytes, late: int) -> None:
+        with self._lock:
+            self._held.append(_Held(headers, body, late))
+
+    def land(self) -> list[int]:
+        """Apply what is held, and return the engine's status for each."""
+        with self._lock:
+            due, self._held = self._held, []
+        return self._land(due)
+
+    def passed(self) -> None:
+        """Another request has passed: apply what was held until then."""
+        with self._lock:
+            for each in self._held:
+                each.late -= 1
+            due = [each for each in self._held if each.late == 0]
+            self._held = [each for each in self._held if each.late]
+        self._land(due)
+
+    def _land(self, due: "list[_Held]") -> list[int]:
+        landed = [self.forward(each.headers, each.body)[0] for each in due]
+        self.landed += landed
+        return landed
 
     def forward(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(self._upstream, timeout=30)
@@ -134,6 +186,16 @@ class Proxy:
                 name: value for name, value in reply.getheaders() if name.lower().startswith(("x-amz", "content-t"))
             }
             return reply.status, kept, reply.read()
+
+
+@dataclass
+class _Held:
+    """A request that is applied later."""
+
+    headers: dict[str, str]
+    body: bytes
+    late: int
+    """After how many more requests; 0 or less: when it is asked for."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -171,17 +233,25 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         step = proxy.step(self.headers["X-Amz-Target"].rpartition(".")[2], self.headers["Authorization"])
         status, headers, reply = 500, dict[str, str](), b"{}"
+        if step.late is not None:
+            proxy.hold(dict(self.headers.items()), body, step.late)
         if step.applied:
             try:
                 status, headers, reply = proxy.forward(dict(self.headers.items()), body)
             except OSError:  # The engine is not there: nor is its proxy.
                 step = Step(How.DROPPED)
+        if step.late is None:
+            proxy.passed()
+        if step.between is not None:
+            try:
+                step.between()
+            except Exception as error:  # noqa: BLE001 - it is the test's, and its thread is another
+                proxy.failures.append(error)
         if step.how is How.ANOTHER:
             status, code = step.error
             headers = {"Content-Type": "application/x-amz-json-1.0"}
-            reply = json.dumps(
-                {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "by the proxy"}
-            ).encode()
+            said = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "by the proxy", **step.details}
+            reply = json.dumps(said).encode()
         self.close_connection = step.how not in (How.WHOLE, How.ANOTHER)
         self._answer(step.how, released, status, headers, reply)
 
