@@ -79,7 +79,7 @@ async def test_the_cookies_version_never_falls_behind_what_an_earlier_save_was_t
 
     async def change(request: Request) -> None:
         session = held(request)
-        record = await store.load(session.id, now=wall_clock())
+        record = await store.load(session.info.id, now=wall_clock())
         assert record is not None
         await store.update(record, Changes(record.expires_at, set={"theirs": "1"}), now=wall_clock())
         session["mine"] = 1
@@ -355,7 +355,7 @@ async def test_a_slow_request_neither_revives_an_ended_session_nor_touches_its_c
 
 async def test_saving_in_the_handler_after_the_session_was_ended_revives_nothing(counting: Counting) -> None:
     async def save_twice(request: Request) -> None:
-        await counting.store.delete(held(request).id)
+        await counting.store.delete(held(request).info.id)
         request.session["b"] = 1
         assert not await held(request).save()
         request.session["c"] = 1
@@ -392,7 +392,7 @@ async def test_save_stores_at_once_and_the_cookie_still_comes(store: SessionStor
     async def save(request: Request) -> None:
         request.session["a"] = 1
         assert await held(request).save()
-        seen.append(await store.load(held(request).id, now=0))
+        seen.append(await store.load(held(request).info.id, now=0))
 
     app = an_app(store, by_path(save=save, look=look))
     saved, looked = await visit(app, "save", "look")

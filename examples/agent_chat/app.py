@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from agents import Agent, Model, RunConfig, Runner
 from fastapi import FastAPI, HTTPException, Request
@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Stre
 from openai.types.responses import ResponseTextDeltaEvent
 from pydantic import BaseModel, Field
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, Session
+from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, Session, session_of
 from dynamodb_sessions.agents import DynamoDBConversation
 
 TABLE = "conversations"
@@ -45,7 +45,7 @@ def create_app(  # noqa: C901 - a page of routes
         if "user" not in session:
             raise HTTPException(401, "Log in first.")
         return DynamoDBConversation(
-            session["conversation"], table_name, owner=session.owner, ttl_seconds=30 * DAYS, **dynamodb
+            session["conversation"], table_name, owner=session.info.owner, ttl_seconds=30 * DAYS, **dynamodb
         )
 
     @app.get("/")
@@ -115,10 +115,6 @@ def create_app(  # noqa: C901 - a page of routes
         return StreamingResponse(stream(), media_type="text/plain; charset=utf-8")
 
     return app
-
-
-def session_of(request: Request) -> Session:
-    return cast("Session", request.session)
 
 
 def text_of(item: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, Session
+from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, Session, session_of
 from examples.duel_arena import contenders, devices
 from examples.duel_arena.bodies import json_body, line_of_text
 from examples.duel_arena.calls import CountCalls, late_calls, watch
@@ -102,31 +102,31 @@ class Arena:
         ]
 
     async def arena(self, request: Request) -> Response:
-        return JSONResponse(_state(_session(request)))
+        return JSONResponse(_state(session_of(request)))
 
     async def panel(self, request: Request) -> Response:
         """What the middleware does, in figures. The id itself is never told."""
-        session = _session(request)
-        now = time.time()
+        session = session_of(request)
+        info = session.info
         return JSONResponse(
             {
                 "mode": self.store.mode,
                 "reason": self.store.mode_reason,
                 "signed_in": "player" in session,
-                "session": None if session.is_new else devices.fingerprint(session.id),
-                "size": 0 if session.is_new else len(json.dumps(session, ensure_ascii=False).encode()),
-                "expires_in": None if session.expires_at is None else max(0, round(session.expires_at - now)),
+                "session": None if info.is_new else info.fingerprint,
+                "size": 0 if info.is_new else len(json.dumps(session, ensure_ascii=False).encode()),
+                "expires_in": info.expires_in,
                 "late": [
                     {"path": calls.path, "operations": calls.operations, "at": calls.at}
                     for calls in self.late
-                    if calls.session_id == session.id
+                    if calls.session_id == info.id
                 ][-MAX_LATE:],
             }
         )
 
     async def sign_in(self, request: Request) -> Response:
         name = line_of_text(await json_body(request), "name", "Your name", MAX_NAME)
-        session = _session(request)
+        session = session_of(request)
         session.clear()
         browser = devices.browser_of(request.headers.get("user-agent", ""))
         session.update(player=name, browser=browser, score=dict.fromkeys(contenders.CONTENDERS, 0))
@@ -135,7 +135,7 @@ class Arena:
 
     async def sign_out(self, request: Request) -> Response:
         await json_body(request)
-        session = _session(request)
+        session = session_of(request)
         session.clear()
         return JSONResponse(_state(session))
 
@@ -151,7 +151,7 @@ class Arena:
     async def end_device(self, request: Request) -> Response:
         body = await json_body(request)
         session = _player(request)
-        if body.get("device") == devices.fingerprint(session.id):
+        if body.get("device") == session.info.fingerprint:
             raise HTTPException(409, "This is where you are: sign out instead.")
         if not await devices.end(session, body.get("device")):
             raise HTTPException(404, "That device is signed out already.")
@@ -160,7 +160,8 @@ class Arena:
     async def end_others(self, request: Request) -> Response:
         await json_body(request)
         session = _player(request)
-        await session.store.revoke_owner(session["player"], keep=session.id)
+        info = session.info
+        await info.store.revoke_owner(session["player"], keep=info.id)
         return await self._show_devices(session)
 
     async def _show_devices(self, session: Session) -> Response:
@@ -231,12 +232,8 @@ async def _say_why(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 503)
 
 
-def _session(request: Request) -> Session:
-    return cast("Session", request.session)
-
-
 def _player(request: Request) -> Session:
-    session = _session(request)
+    session = session_of(request)
     if "player" not in session:
         raise HTTPException(401, "Sign in first.")
     return session

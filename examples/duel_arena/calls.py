@@ -71,7 +71,7 @@ class CountCalls:
             _operations.reset(token)
             session = scope.get("session")
             if in_time is not None and operations[in_time:] and isinstance(session, Session):
-                self.late.append(LateCalls(session.id, scope["path"], operations[in_time:], time.time()))
+                self.late.append(LateCalls(session.info.id, scope["path"], operations[in_time:], time.time()))
 
 
 def late_calls() -> deque[LateCalls]:

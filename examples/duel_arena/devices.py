@@ -49,18 +49,18 @@ async def all_of(session: Session, max_age: int) -> list[dict[str, Any]]:
 
     An expiry lies `max_age` seconds after the last look at the session, or `touch_after` less than that.
     """
-    now = int(time.time())
-    others = [record async for record in session.store.list_owner(session["player"]) if record.id != session.id]
+    now, info = int(time.time()), session.info
+    others = [record async for record in info.store.list_owner(session["player"]) if record.id != info.id]
     # The index hears of a login a moment later: this device is here whatever it says.
-    this = _shown(session.id, session, session.created_at or now, 0)
+    this = _shown(info.id, session, info.created_at or now, 0)
     return [this, *(_of(record, max(0, now - record.expires_at + max_age)) for record in others)]
 
 
 async def end(session: Session, device: object) -> bool:
     """End the player's session that goes by this fingerprint. False if there is none."""
-    async for record in session.store.list_owner(session["player"]):
+    async for record in session.info.store.list_owner(session["player"]):
         if fingerprint(record.id) == device:
-            return await session.store.delete(record.id)
+            return await session.info.store.delete(record.id)
     return False
 
 

@@ -11,6 +11,7 @@ from dynamodb_sessions.exceptions import StoreUnavailable as StoreUnavailable
 from dynamodb_sessions.exceptions import UnserializableValue as UnserializableValue
 from dynamodb_sessions.middleware import DynamoDBSessionMiddleware as DynamoDBSessionMiddleware
 from dynamodb_sessions.middleware import session_middleware as session_middleware
+from dynamodb_sessions.session.info import SessionInfo as SessionInfo
 from dynamodb_sessions.session.open_session import open_session as open_session
 from dynamodb_sessions.session.session import Session as Session
 from dynamodb_sessions.stores.contract import Changes as Changes
@@ -19,6 +20,7 @@ from dynamodb_sessions.stores.contract import OwnerStore as OwnerStore
 from dynamodb_sessions.stores.contract import Record as Record
 from dynamodb_sessions.stores.contract import SessionStore as SessionStore
 from dynamodb_sessions.stores.memory import MemoryStore as MemoryStore
+from dynamodb_sessions.web.session_of import session_of as session_of
 
 if TYPE_CHECKING:
     from dynamodb_sessions.stores.dynamodb import DynamoDBStore as DynamoDBStore
@@ -36,12 +38,14 @@ __all__ = [
     "Session",
     "SessionError",
     "SessionEvent",
+    "SessionInfo",
     "SessionStore",
     "SessionTooLarge",
     "StoreUnavailable",
     "UnserializableValue",
     "open_session",
     "session_middleware",
+    "session_of",
 ]
 
 

@@ -117,7 +117,7 @@ class DynamoDBSessionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
-            await RequestCycle(self.setup, self.app, scope, receive, send).run()
+            await RequestCycle(self.setup, scope, receive, send).run(self.app)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         else:

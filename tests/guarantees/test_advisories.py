@@ -81,7 +81,7 @@ async def test_cve_2025_46336_a_request_under_way_does_not_bring_a_deleted_sessi
     """Resurrection."""
 
     def end_elsewhere_and_put(session: Session) -> None:
-        store._remove(session.id)
+        store._remove(session.info.id)
         session["a"] = 2
 
     app = an_app(store, put=put, race=end_elsewhere_and_put, look=dict)
@@ -162,7 +162,7 @@ async def test_cve_2026_48710_the_host_header_decides_nothing(store: MemoryStore
 
 async def test_cve_2023_40273_sessions_do_not_survive_a_password_change(store: MemoryStore) -> None:
     async def change_password(request: Request) -> Response:
-        await store.revoke_owner("acme/alice", keep=request.scope["session"].id)
+        await store.revoke_owner("acme/alice", keep=request.scope["session"].info.id)
         return PlainTextResponse("")
 
     app = an_app(store, login=login, look=dict)

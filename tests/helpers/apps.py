@@ -10,20 +10,18 @@ from typing import Any
 
 import anyio
 from starlette.applications import Starlette
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, Session
+from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, session_of
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s [%(name)s] %(message)s")
 logger = logging.getLogger(__name__)
 
 
-def held(connection: HTTPConnection) -> Session:
-    session: Session = connection.session  # type: ignore[assignment]
-    return session
+held = session_of
 
 
 def answer(request: Request) -> Response:

@@ -15,6 +15,7 @@ from dynamodb_sessions import (
     DynamoDBSessionMiddleware,
     Session,
     StoreUnavailable,
+    session_of,
 )
 from dynamodb_sessions.stores.contract import SessionStore
 from tests.conftest import KEY
@@ -67,10 +68,7 @@ async def browser(app: Any, *, scheme: str = "https", **options: Any) -> AsyncIt
         yield client
 
 
-def held(request: Request) -> Session:
-    """The session by its own type: Starlette's property only says dict."""
-    session: Session = request.session  # type: ignore[assignment]
-    return session
+held = session_of
 
 
 def by_path(**acts: Act) -> Act:

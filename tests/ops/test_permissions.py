@@ -114,11 +114,11 @@ class Stage:
 def empty_while_changed(request: Request) -> None:
     for key in list(request.session):
         del request.session[key]
-    request.app.state.stage.change(held(request).id)
+    request.app.state.stage.change(held(request).info.id)
 
 
 def regenerate_while_changed(request: Request) -> None:
-    old_id = held(request).id
+    old_id = held(request).info.id
     held(request).regenerate()
     request.app.state.stage.change(old_id)
 
@@ -130,11 +130,11 @@ def clear_and_fail(request: Request) -> Response:
 
 async def others(request: Request) -> None:
     session = held(request)
-    await session.store.revoke_owner(str(session.owner), keep=session.id)
+    await session.info.store.revoke_owner(str(session.info.owner), keep=session.info.id)
 
 
 async def devices(request: Request) -> None:
-    assert [record async for record in held(request).store.list_owner("acme/alice")]
+    assert [record async for record in held(request).info.store.list_owner("acme/alice")]
 
 
 def stream(request: Request) -> Response:

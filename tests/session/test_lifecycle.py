@@ -19,6 +19,8 @@ from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.session.commit import commit
 from dynamodb_sessions.session.lifetimes import BROWSER_SESSION_AGE, Lifetimes
 from dynamodb_sessions.session.save_policy import Action, Create, Delete, Empty, Nothing, Rotate, Touch, Update, decide
+from dynamodb_sessions.session.session import make_session, state_of
+from dynamodb_sessions.session.state import SessionState
 from dynamodb_sessions.stores.contract import Changes, Record, SessionStore
 from tests.conftest import Clock
 
@@ -30,7 +32,7 @@ PRESENTED = new_id()
 def stored(age: int = 0, **attributes: Any) -> Session:
     """A session last written `age` seconds ago."""
     given = {"created_at": NOW - age, "expires_at": NOW - age + 1000} | attributes
-    return Session(record=Record(new_id(), {"a": "1", "b": "[1]"}, **given))
+    return make_session(SessionState(Record(new_id(), {"a": "1", "b": "[1]"}, **given)))
 
 
 def new() -> Session:
@@ -39,7 +41,7 @@ def new() -> Session:
 
 def dead() -> Session:
     """What the client presented is not there any more."""
-    return Session(presented_id=PRESENTED)
+    return make_session(SessionState(presented_id=PRESENTED))
 
 
 def nothing(_: Session) -> None:
@@ -88,7 +90,7 @@ def forever(session: Session) -> None:
 
 def ended(session: Session) -> None:
     session["a"] = 2
-    session.ended = True
+    state_of(session).end()
 
 
 def ended_and_cleared(session: Session) -> None:
@@ -153,18 +155,18 @@ def test_a_created_session_lives_from_now() -> None:
     assert isinstance(action, Create)
     born = action.record.born
     assert born is not None
-    assert Create(Record(session.id, {"a": "1"}, NOW, NOW + 1000, owner="acme/alice", born=born)) == action
+    assert Create(Record(session.info.id, {"a": "1"}, NOW, NOW + 1000, owner="acme/alice", born=born)) == action
     assert decided(session) != action, "each creation has a mark of its own"
 
 
 def test_what_was_cleared_is_replaced_by_what_was_put_in_after() -> None:
     session = stored(owner="acme/alice", max_age=50)
-    old = session.id
+    old = session.info.id
     clear_and_fill(session)
     action = decided(session)
     assert isinstance(action, Create)
-    assert Create(Record(session.id, {"a": "2"}, NOW, NOW + 1000, born=action.record.born), replaces=old) == action
-    assert old != session.id
+    assert Create(Record(session.info.id, {"a": "2"}, NOW, NOW + 1000, born=action.record.born), replaces=old) == action
+    assert old != session.info.id
 
 
 def test_an_update_carries_what_changed_and_nothing_else() -> None:
@@ -231,7 +233,7 @@ def test_reading_for_one_lifetime_takes_at_most_ten_touches() -> None:
         action = decided(session, now=NOW + second)
         if isinstance(action, Touch):
             touches += 1
-            session.settle(action.changes.apply(action.record), asked=session.asked)
+            state_of(session).settle(action.changes.apply(action.record), asked=state_of(session).asked.count)
     assert touches == 10
 
 
@@ -278,13 +280,13 @@ def test_lifetimes_are_whole_positive_seconds(name: str, seconds: Any) -> None:
 class TestOpenSession:
     async def test_it_loads_or_begins_under_the_given_id(self, store: SessionStore) -> None:
         async with open_session(store, "thread-123", max_age=86400) as session:
-            assert session.is_new
+            assert session.info.is_new
             session["state"] = {"step": 1, "score": 1.0, "none": None, "empty": ""}
         async with open_session(store, "thread-123", max_age=86400) as session:
-            assert not session.is_new
+            assert not session.info.is_new
             assert session == {"state": {"step": 1, "score": 1.0, "none": None, "empty": ""}}
             assert isinstance(session["state"]["score"], float)
-            assert session.id == "thread-123"
+            assert session.info.id == "thread-123"
 
     async def test_two_that_create_it_at_once_both_keep_theirs(self, store: SessionStore) -> None:
         async with open_session(store, "thread-1") as first, open_session(store, "thread-1") as second:
@@ -293,7 +295,7 @@ class TestOpenSession:
             second.bind("acme/alice")
         async with open_session(store, "thread-1") as session:
             assert session == {"first": 1, "second": 2}
-            assert session.owner == "acme/alice"
+            assert session.info.owner == "acme/alice"
 
     async def test_an_error_leaves_everything_as_it_was(self, store: SessionStore) -> None:
         async with open_session(store, "thread-1") as session:
@@ -325,7 +327,7 @@ class TestOpenSession:
             assert session == {"c": 3}
             session.clear()
         async with open_session(store, "thread-1") as session:
-            assert session.is_new
+            assert session.info.is_new
 
     async def test_one_that_was_deleted_meanwhile_does_not_come_back(self, store: SessionStore) -> None:
         async with open_session(store, "thread-1") as session:
@@ -335,7 +337,7 @@ class TestOpenSession:
                 await store.delete("thread-1")
                 session["a"] = 2
         async with open_session(store, "thread-1") as session:
-            assert session.is_new
+            assert session.info.is_new
 
     async def test_one_that_was_created_again_meanwhile_is_another(self, store: SessionStore, clock: Clock) -> None:
         async with open_session(store, "thread-1") as session:
@@ -379,14 +381,14 @@ class TestOpenSession:
             await store.delete("thread-1")
             assert session["a"] == 1
         async with open_session(store, "thread-1", max_age=100) as session:
-            assert session.is_new
+            assert session.info.is_new
 
     async def test_what_cannot_be_stored_is_refused_and_nothing_is_sent(self, store: SessionStore) -> None:
         with pytest.raises(UnserializableValue, match="bad"):
             async with open_session(store, "thread-1") as session:
                 session.update(good=1, bad=object())
         async with open_session(store, "thread-1") as session:
-            assert session.is_new
+            assert session.info.is_new
 
     async def test_it_slides_and_ends(self, store: SessionStore, clock: Clock) -> None:
         async with open_session(store, "thread-1", max_age=100) as session:
@@ -396,21 +398,21 @@ class TestOpenSession:
             assert session == {"a": 1}
         clock.now += 99
         async with open_session(store, "thread-1", max_age=100) as session:
-            assert not session.is_new
+            assert not session.info.is_new
         clock.now += 100
         async with open_session(store, "thread-1", max_age=100) as session:
-            assert session.is_new
+            assert session.info.is_new
 
     async def test_past_its_absolute_lifetime_it_begins_anew(self, store: SessionStore, clock: Clock) -> None:
         async with open_session(store, "thread-1", max_age=1000) as session:
             session["a"] = 1
         clock.now += 500
         async with open_session(store, "thread-1", max_age=1000, absolute_max_age=500) as session:
-            assert session.is_new
+            assert session.info.is_new
             session["b"] = 2
         async with open_session(store, "thread-1", max_age=1000, absolute_max_age=500) as session:
             assert session == {"b": 2}
-            assert clock.now == session.created_at
+            assert clock.now == session.info.created_at
 
     @pytest.mark.parametrize("name", ["", None, 7, "x" * 2049, "th\ud800"])
     async def test_an_id_is_a_text_of_some_length(self, name: Any) -> None:
@@ -435,13 +437,13 @@ class TestOpenSession:
 async def test_what_others_have_changed_beside_the_content_is_known_after_a_save() -> None:
     store, record = MemoryStore(), Record(new_id(), {"a": "1"}, NOW, 2 * NOW)
     await store.create(record, now=NOW)
-    mine, others = Session(record=record), Session(record=record)
+    mine, others = make_session(SessionState(record)), make_session(SessionState(record))
     others.set_max_age(7)
     others["b"] = 1
     mine["c"] = 1
     for session in (others, mine):
-        assert await commit(store, session, decided(session), asked=session.asked)
-    assert mine.max_age == 7
+        assert await commit(store, state_of(session), decided(session), asked=state_of(session).asked.count)
+    assert mine.info.max_age == 7
     assert mine == {"a": 1, "c": 1}
     assert not mine.modified
 
@@ -453,11 +455,11 @@ async def test_a_touch_that_does_not_hear_of_a_version_forgets_none() -> None:
             return changes.apply(record)
 
     session = stored()
-    record = session.record
+    record = state_of(session).record
     assert record is not None
-    session.settle(record, asked=0, version=9)
-    assert await commit(Deaf(), session, Touch(record, Changes(NOW + 5000)), asked=0)
-    assert session.stored_version == 9
+    state_of(session).settle(record, asked=0, version=9)
+    assert await commit(Deaf(), state_of(session), Touch(record, Changes(NOW + 5000)), asked=0)
+    assert state_of(session).stored_version == 9
 
 
 @pytest.mark.anyio

@@ -13,14 +13,21 @@ import pytest
 from dynamodb_sessions import ConfigurationError, CorruptRecord, Session, SessionError, UnserializableValue
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.session import tracking
-from dynamodb_sessions.session.session import DueSession
+from dynamodb_sessions.session.session import make_session, state_of
+from dynamodb_sessions.session.state import Response, SessionState
 from dynamodb_sessions.stores.contract import Record
 
 
 def a_session(data: dict[str, Any] | None = None, **options: Any) -> Session:
     given: dict[str, Any] = {"cart": [1], "name": "x", "deep": {"a": {"b": []}}} if data is None else data
     record = Record(new_id(), {key: json.dumps(value) for key, value in given.items()}, 100, 200, owner="acme/alice")
-    return Session(record=record, **options)
+    return make_session(SessionState(record, **options))
+
+
+def settle(session: Session, stored: dict[str, Any]) -> None:
+    """As when a commit has stored this."""
+    state = state_of(session)
+    state.settle(state_of(a_session(stored)).record, asked=state.asked.count)
 
 
 def test_it_is_a_dict() -> None:
@@ -105,35 +112,36 @@ def test_the_type_of_a_value_counts() -> None:
     session = a_session({"a": 1, "b": True})
     session["a"] = 1.0
     session["b"] = 1
-    assert ({"a": "1.0", "b": "1"}, frozenset()) == session.delta()
+    assert ({"a": "1.0", "b": "1"}, frozenset()) == state_of(session).delta(session)
 
 
 def test_a_new_session_has_an_id_and_no_past() -> None:
     session = Session()
-    assert session.is_new
-    assert len(session.id) == 43
-    assert session.id == session.id
-    assert (session.created_at, session.expires_at, session.owner) == (None, None, None)
+    assert session.info.is_new
+    assert len(session.info.id) == 43
+    assert session.info.id == session.info.id
+    assert (session.info.created_at, session.info.expires_at, session.info.owner) == (None, None, None)
 
 
 def test_a_stored_session_knows_its_past() -> None:
     session = a_session()
-    assert session.record is not None
-    assert (session.record.id, False, 100, 200, "acme/alice") == (
-        session.id,
-        session.is_new,
-        session.created_at,
-        session.expires_at,
-        session.owner,
+    record = state_of(session).record
+    assert record is not None
+    assert (record.id, False, 100, 200, "acme/alice") == (
+        session.info.id,
+        session.info.is_new,
+        session.info.created_at,
+        session.info.expires_at,
+        session.info.owner,
     )
 
 
 def test_the_id_after_a_rotation_is_the_one_to_come() -> None:
     for rotate in (Session.regenerate, Session.clear, lambda session: session.bind("o")):
         session = a_session()
-        before = session.id
+        before = session.info.id
         rotate(session)
-        assert before != session.id == session.id
+        assert before != session.info.id == session.info.id
 
 
 def test_clear_forgets_the_owner_too() -> None:
@@ -141,7 +149,7 @@ def test_clear_forgets_the_owner_too() -> None:
     session.bind("acme/bob")
     session.set_max_age(5)
     session.clear()
-    assert (session.owner, session.max_age) == (None, None)
+    assert (session.info.owner, session.info.max_age) == (None, None)
 
 
 @pytest.mark.parametrize("owner", ["", None, 1, b"x", "x" * 1025, "a\ud800"])
@@ -158,7 +166,7 @@ def test_a_lifetime_is_a_positive_whole_number(seconds: Any) -> None:
 
 def test_the_id_cannot_change_once_the_browser_cannot_be_told() -> None:
     session = a_session()
-    session.late = True
+    state_of(session).response = Response.STARTED
     with pytest.raises(SessionError, match="response has started"):
         session.regenerate()
     with pytest.raises(SessionError, match="response has started"):
@@ -171,7 +179,7 @@ def test_a_copy_is_of_the_content() -> None:
     for again in (copy.copy(session), copy.deepcopy(session), pickle.loads(pickle.dumps(session))):
         assert isinstance(again, Session)
         assert again == session
-        assert again.is_new
+        assert again.info.is_new
 
 
 def test_what_apps_tell_starlettes_session_does_no_harm() -> None:
@@ -184,12 +192,12 @@ def test_what_apps_tell_starlettes_session_does_no_harm() -> None:
 
 
 def test_an_id_of_its_users_own_never_changes() -> None:
-    session = Session(fixed_id="thread-1")
+    session = make_session(SessionState(fixed_id="thread-1"))
     with pytest.raises(SessionError):
         session.regenerate()
     session.bind("acme/alice")
     session.clear()
-    assert session.id == "thread-1"
+    assert session.info.id == "thread-1"
 
 
 @pytest.mark.anyio
@@ -201,7 +209,7 @@ async def test_a_session_of_no_store_cannot_be_saved() -> None:
 @pytest.mark.parametrize("stored", ["", "{", "[" * 100_000, "NaN"], ids=lambda stored: stored[:3])
 def test_what_is_not_json_is_no_session(stored: str) -> None:
     with pytest.raises(CorruptRecord):
-        Session(record=Record(new_id(), {"a": stored}, 1, 2))
+        make_session(SessionState(Record(new_id(), {"a": stored}, 1, 2)))
 
 
 def test_ids_are_of_256_bits_and_differ() -> None:
@@ -221,7 +229,7 @@ def test_without_randomness_there_is_no_id(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_no_repr_of_a_record_shows_its_id() -> None:
     session = a_session()
-    assert session.id not in repr(session.record)
+    assert session.info.id not in repr(state_of(session).record)
 
 
 def matched(session: Session) -> Any:
@@ -265,7 +273,7 @@ def test_whichever_way_a_nested_value_was_reached_its_change_counts(way: Callabl
     cart = way(session)
     assert not session.modified
     cart.append(2)
-    assert session.delta() == ({"cart": "[1,2]"}, frozenset())
+    assert state_of(session).delta(session) == ({"cart": "[1,2]"}, frozenset())
 
 
 class One(IntEnum):
@@ -287,11 +295,13 @@ def test_a_value_is_compared_with_what_is_stored_now_not_with_what_it_was_when_i
     session = a_session({"cart": [1], "other": 2})
     cart = way(session)
     cart.append(2)
-    session.settle(a_session({"cart": [1, 2], "other": 2}).record, asked=session.asked)
+    state_of(session).settle(
+        state_of(a_session({"cart": [1, 2], "other": 2})).record, asked=state_of(session).asked.count
+    )
     assert not session.modified
     cart.pop()
-    assert session.delta() == ({"cart": "[1]"}, frozenset())
-    assert session.may_differ
+    assert state_of(session).delta(session) == ({"cart": "[1]"}, frozenset())
+    assert state_of(session).may_differ(session)
 
 
 @pytest.mark.parametrize("put", PUTS.values(), ids=PUTS)
@@ -305,7 +315,7 @@ def test_what_was_put_in_counts_however_it_is_looked_at_before_and_after(
             way(session)
         put(session, [2])
         assert way(session) == [2]
-        assert session.delta() == ({"cart": "[2]"}, frozenset())
+        assert state_of(session).delta(session) == ({"cart": "[2]"}, frozenset())
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -324,16 +334,16 @@ def test_what_was_put_in_counts_however_it_is_looked_at_before_and_after(
 def test_the_type_of_a_nested_value_counts(way: Callable[[Session], Any], value: Any, encoded: str) -> None:
     session = a_session({"cart": [1]})
     way(session)[0] = value
-    assert session.delta() == ({} if encoded == "[1]" else {"cart": encoded}, frozenset())
+    assert state_of(session).delta(session) == ({} if encoded == "[1]" else {"cart": encoded}, frozenset())
 
 
 def test_a_nested_value_that_is_no_json_is_a_change_that_cannot_be_stored() -> None:
     session = a_session({"cart": [1]})
     session["cart"].append(object())
     assert session.modified
-    assert session.may_differ
+    assert state_of(session).may_differ(session)
     with pytest.raises(UnserializableValue, match="cart"):
-        session.delta()
+        state_of(session).delta(session)
 
 
 def test_what_was_put_in_can_be_changed_after_it_was_stored() -> None:
@@ -347,10 +357,12 @@ def test_what_was_put_in_can_be_changed_after_it_was_stored() -> None:
     for put in puts:
         session = a_session({"other": 2})
         put(session)
-        session.settle(a_session({"other": 2, "cart": [1]}).record, asked=session.asked)
+        state_of(session).settle(
+            state_of(a_session({"other": 2, "cart": [1]})).record, asked=state_of(session).asked.count
+        )
         assert not session.modified
         cart.append(2)
-        assert session.delta() == ({"cart": "[1,2]"}, frozenset())
+        assert state_of(session).delta(session) == ({"cart": "[1,2]"}, frozenset())
         cart.pop()
 
 
@@ -358,7 +370,7 @@ def test_what_goes_out_and_in_again_is_no_change() -> None:
     session = a_session({"cart": [1], "other": 2})
     session["cart"] = session.pop("cart")
     del session["other"]
-    assert session.delta() == ({}, frozenset({"other"}))
+    assert state_of(session).delta(session) == ({}, frozenset({"other"}))
     session["other"] = 2
     assert not session.modified
 
@@ -380,14 +392,14 @@ def test_what_is_asked_for_while_it_is_being_saved_is_not_forgotten(ask: Callabl
     session = a_session({"a": 1, "b": 2})
     ask(session)
     session.accessed = False  # As when the response has started.
-    assert session.may_differ
+    assert state_of(session).may_differ(session)
 
 
 ASKED: dict[str, Callable[[Session], Any]] = {
-    "cleared": Session.clear,
-    "rotates": Session.regenerate,
-    "new_owner": lambda session: session.bind("alice"),
-    "new_max_age": lambda session: session.set_max_age(7),
+    "clear": Session.clear,
+    "rotate": Session.regenerate,
+    "bind": lambda session: session.bind("alice"),
+    "lifetime": lambda session: session.set_max_age(7),
 }
 
 
@@ -396,17 +408,17 @@ ASKED: dict[str, Callable[[Session], Any]] = {
 def test_of_what_is_asked_for_during_a_save_only_that_is_still_to_be_done(before: str, later: str) -> None:
     session = a_session({"a": 1})
     ASKED[before](session)
-    asked, record = session.asked, a_session({"b": 1}).record
+    asked, record = state_of(session).asked.count, state_of(a_session({"b": 1})).record
     ASKED[later](session)
-    session.settle(record, asked=asked)
-    expected = {later} | ({"rotates"} if later == "new_owner" else set())
-    assert {name for name in ASKED if getattr(session, name)} == expected
-    assert session.may_differ
+    state_of(session).settle(record, asked=asked)
+    expected = {later} | ({"rotate"} if later == "bind" else set())
+    assert {name for name in ASKED if getattr(state_of(session).asked, name)} == expected
+    assert state_of(session).may_differ(session)
     assert record is not None
-    assert (session.id == record.id) == (later == "new_max_age")
-    session.settle(record, asked=session.asked)
-    assert not any(getattr(session, name) for name in ASKED)
-    assert session.id == record.id
+    assert (session.info.id == record.id) == (later == "lifetime")
+    state_of(session).settle(record, asked=state_of(session).asked.count)
+    assert not state_of(session).asked.is_pending
+    assert session.info.id == record.id
 
 
 def test_two_threads_that_reach_for_a_value_first_at_once_lose_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,24 +432,26 @@ def test_two_threads_that_reach_for_a_value_first_at_once_lose_no_change(monkeyp
 
     monkeypatch.setattr(tracking, "imprint", interrupted)
     assert session["cart"] == [1, 2]
-    assert session.delta() == ({"cart": "[1,2]"}, frozenset())
+    assert state_of(session).delta(session) == ({"cart": "[1,2]"}, frozenset())
 
 
 def test_a_value_that_has_come_to_contain_itself_is_named_and_soon() -> None:
     session = a_session({"tree": {"children": []}})
     tree = session["tree"]
     tree["children"] = [{"parent": tree}, {"parent": tree}]
-    assert session.may_differ
+    assert state_of(session).may_differ(session)
     assert session.modified
     with pytest.raises(UnserializableValue, match="'tree'"):
-        session.delta()
+        state_of(session).delta(session)
 
 
 def test_one_that_is_due_tells_once_that_it_is_used() -> None:
     told: list[bool] = []
-    session = DueSession(record=a_session({"a": 1}).record)
-    session.on_access = lambda: told.append(session.accessed)
+    session = a_session({"a": 1})
+    state_of(session).on_use = lambda: told.append(session.accessed)
     session.accessed = False
+    session.mark_accessed()
+    assert session.info.owner == "acme/alice"
     assert told == []
     assert session["a"] == session.get("a") == 1
     assert told == [True]

@@ -79,7 +79,7 @@ async def test_all_are_ended_but_the_one_to_keep(owners: OwnerStore) -> None:
 
 @pytest.mark.parametrize("nobody", [None, "", "a" * 1025, "\ud800", b"acme/alice"], ids=repr)
 async def test_who_is_nobody_has_no_sessions_to_list_or_to_end(owners: OwnerStore, nobody: Any) -> None:
-    """`session.owner` is None in every session that is bound to nobody: they are not one another's."""
+    """`session.info.owner` is None in every session that is bound to nobody: they are not one another's."""
     unbound = await put(owners, 0, owner=None)
     assert await listed(owners, nobody) == []
     assert await owners.revoke_owner(nobody) == 0
@@ -300,7 +300,7 @@ def bind(request: Any) -> None:
 
 
 async def revoke_others(request: Any) -> None:
-    await held(request).store.revoke_owner(ALICE, keep=held(request).id)
+    await held(request).info.store.revoke_owner(ALICE, keep=held(request).info.id)
 
 
 async def test_end_all_others_logs_the_second_browser_out_on_its_very_next_request(owners: OwnerStore) -> None:
@@ -353,14 +353,14 @@ def test_a_maximum_that_is_none_is_refused(maximum: Any) -> None:
 
 async def test_a_session_knows_where_its_owners_others_are() -> None:
     with pytest.raises(SessionError, match="finds sessions by owner"):
-        _ = Session().store
+        _ = Session().info.store
     store = MemoryStore()
     async with open_session(store, "job-1") as session:
-        assert session.store is store
+        assert session.info.store is store
     without: Any = Counting(store)
     async with open_session(without, "job-1") as session:
         with pytest.raises(SessionError, match="finds sessions by owner"):
-            _ = session.store
+            _ = session.info.store
 
 
 def test_a_store_that_lists_no_owners_has_no_maximum() -> None:

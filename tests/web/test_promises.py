@@ -150,7 +150,7 @@ class TestSave:
         async def ask(request: Request) -> None:
             session = held(request)
             told.append(await session.save())
-            await store.delete(session.id)
+            await store.delete(session.info.id)
             told.append(await session.save())
 
         app = an_app(store, by_path(put=put(a=1), ask=ask))
@@ -166,14 +166,14 @@ class TestSave:
         async def ask(request: Request) -> None:
             session = held(request)
             session["mine"] = 1
-            record = await store.load(session.id, now=wall_clock())
+            record = await store.load(session.info.id, now=wall_clock())
             assert record is not None
             await store.update(record, Changes(record.expires_at, set={"theirs": "2"}), now=wall_clock())
             seen.append((await session.reload(), dict(session)))
             session["later"] = [1]
             session["later"].append(2)
             assert await session.save()
-            await store.delete(session.id)
+            await store.delete(session.info.id)
             seen.append((await session.reload(), dict(session)))
 
         app = an_app(store, by_path(put=put(a=1), ask=ask))
@@ -212,7 +212,7 @@ class TestSave:
             session["b"] = 1
             if act == "save":
                 await session.save()
-            await session.store.revoke_owner("acme/alice")
+            await session.info.store.revoke_owner("acme/alice")
 
         app = an_app(Refusing(), by_path(put=put(a=1), ask=ask))
         cookie, _ = await cookie_after(app, "/put")

@@ -86,7 +86,7 @@ async def test_who_outlives_the_request_may_save_but_not_speak(kind: str) -> Non
     session["later"] = 1
     one, other = await asyncio.gather(session.save(), session.save())
     assert one is other is True
-    record = await store.load(session.id, now=wall_clock())
+    record = await store.load(session.info.id, now=wall_clock())
     assert record is not None
     assert record.data == {"user": '"alice"', "later": "1"}
 

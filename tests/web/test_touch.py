@@ -133,7 +133,7 @@ async def visit(clock: Clock) -> Visit:
 USES: dict[str, Callable[[Session], Any]] = {
     "[]": lambda session: session["user"],
     "in": lambda session: "nobody" in session,
-    "request.session": Session.mark_accessed,
+    "get": lambda session: session.get("nobody"),
     "values": lambda session: list(session.values()),
 }
 
@@ -216,6 +216,27 @@ async def test_what_is_not_used_is_not_touched(visit: Visit) -> None:
     await visit.ask(handler)
     assert visit.store.calls == ["load"]
     assert visit.headers == {}
+
+
+LOOKS: dict[str, Callable[[Session], Any]] = {
+    "request.session": Session.mark_accessed,
+    "info": lambda session: session.info,
+    "accessed": lambda session: setattr(session, "accessed", True),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+async def test_what_is_only_looked_at_is_not_touched(visit: Visit, look: Callable[[Session], Any]) -> None:
+    """Though the response depends on it: a page may show the owner."""
+
+    async def handler(session: Session, _: Send) -> None:
+        look(session)
+        await anyio.sleep(0.01)
+
+    visit.touch_after = 0
+    await visit.ask(handler)
+    assert visit.store.calls == ["load"]
+    assert visit.headers == {b"vary": b"Cookie"}
 
 
 async def test_what_is_changed_before_the_app_waits_is_saved_in_one_call(visit: Visit) -> None:
@@ -308,7 +329,7 @@ async def test_a_session_that_was_ended_meanwhile_gets_no_cookie(visit: Visit) -
     async def handler(session: Session, _: Send) -> None:
         session.get("user")
         await visit.wait_for_touch()
-        await visit.store.kept.delete(session.id)
+        await visit.store.kept.delete(session.info.id)
         visit.end_touch()
 
     await visit.ask(handler)

@@ -21,7 +21,8 @@ from dynamodb_sessions.session.save_policy import (
     Touch,
     Update,
 )
-from dynamodb_sessions.session.session import Session
+from dynamodb_sessions.session.session import Session, state_of, take
+from dynamodb_sessions.session.state import SessionState
 from dynamodb_sessions.stores.contract import BURIED_SECONDS, Changes, OnMoved, Record, SessionStore, is_same
 
 logger = logging.getLogger("dynamodb_sessions")
@@ -47,36 +48,37 @@ async def load(
     return found
 
 
-async def is_alive(store: SessionStore, session: Session) -> bool:
+async def is_alive(store: SessionStore, state: SessionState) -> bool:
     """Whether the session is still stored, or has never been. Raises as `load` does."""
-    record = session.record
-    if session.ended or record is None or session.cleared:
-        return not session.ended
+    record = state.record
+    if state.is_ended or record is None or state.asked.clear:
+        return not state.is_ended
     found = await store.load(record.id, now=clock.wall_clock(), consistency="strong")
     if found is None or not is_same(found, record):
-        session.ended = True
+        state.end()
         logger.warning("session %s was ended meanwhile: nothing more is stored of it", fingerprint(record.id))
-    return not session.ended
+    return not state.is_ended
 
 
 async def reload(store: SessionStore, session: Session) -> bool:
     """Have a session hold what is stored of it now. False if it has ended, or was never stored."""
-    record = session.record
-    if session.ended or record is None:
+    state = state_of(session)
+    record = state.record
+    if state.is_ended or record is None:
         return False
     found = await store.load(record.id, now=clock.wall_clock(), consistency="strong")
     if found is None or not is_same(found, record):
-        session.ended = True
+        state.end()
         return False
-    session.take(found)
+    take(session, found)
     return True
 
 
-async def commit(store: SessionStore, session: Session, action: Action, *, asked: int) -> bool:  # noqa: C901 - a table
+async def commit(store: SessionStore, state: SessionState, action: Action, *, asked: int) -> bool:  # noqa: C901 - a table
     """Make the action's store call and settle the session. False, with one line in the log, if it was gone.
 
-    `asked` is the session's from before the action was decided.
-    Its caller sees to it that there is one at a time, and that it is not cancelled.
+    `asked` is the state's `asked.count` from before the action was decided.
+    The caller makes sure that there is one at a time, and that it is not cancelled.
     """
     now = clock.wall_clock()
     held: Record | None = None
@@ -85,7 +87,7 @@ async def commit(store: SessionStore, session: Session, action: Action, *, asked
         case Nothing():
             return True
         case Suppress():
-            session.ended = True
+            state.end()
             logger.warning(
                 "a request changed its session, which has another id since a moment ago: nothing of it is stored"
             )
@@ -94,8 +96,8 @@ async def commit(store: SessionStore, session: Session, action: Action, *, asked
             await store.delete(session_id, record=record, bury_until=now + BURIED_SECONDS if record is None else None)
         case Empty(record, changes):
             held, stored = await _empty(store, record, changes, now)
-        case Create(record, replaces) if session.fixed_id is None:
-            bury_until = now + BURIED_SECONDS if replaces is not None and session.record is None else None
+        case Create(record, replaces) if state.fixed_id is None:
+            bury_until = now + BURIED_SECONDS if replaces is not None and state.record is None else None
             held = stored = await store.create(
                 record, now=now, replaces=replaces, fresh_id=new_id, bury_until=bury_until
             )
@@ -108,19 +110,19 @@ async def commit(store: SessionStore, session: Session, action: Action, *, asked
         case Rotate(record, moved_to, changes):
             held, stored = changes.move(record, moved_to), await store.rotate(record, moved_to, changes, now=now)
     if held is None:
-        session.settle(None, asked=asked)
+        state.settle(None, asked=asked)
         return True
     if stored is None:
-        session.ended = True
+        state.end()
         logger.warning("session %s was ended meanwhile: nothing more is stored of it", fingerprint(held.id))
         return False
     # A touch may not hear of a version that an earlier commit has heard of already.
-    version = max(stored.version, session.stored_version) if isinstance(action, Touch) else stored.version
+    version = max(stored.version, state.stored_version) if isinstance(action, Touch) else stored.version
     if stored != held:
         # What others have changed meanwhile is not in this session's dict: it must not look removed from it, nor be
         # deleted as known.
         held = replace(stored, data=held.data, version=held.version)
-    session.settle(held, asked=asked, version=version)
+    state.settle(held, asked=asked, version=version)
     return True
 
 

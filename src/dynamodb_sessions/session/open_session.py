@@ -11,11 +11,50 @@ from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.session.commit import commit, is_alive, load, reload
 from dynamodb_sessions.session.lifetimes import Lifetimes
-from dynamodb_sessions.session.save_policy import Nothing, decide
-from dynamodb_sessions.session.session import Session
+from dynamodb_sessions.session.save_policy import Action, Nothing, decide
+from dynamodb_sessions.session.session import Session, make_session, state_of
+from dynamodb_sessions.session.state import SessionState
 from dynamodb_sessions.stores.contract import OwnerStore, SessionStore
 
 _MAX_ID_SIZE = 2048
+
+
+class _Opened:
+    """What saves the session of one `open_session`: one call at a time, for each must see what the last has stored."""
+
+    def __init__(self, store: SessionStore, lifetimes: Lifetimes) -> None:
+        self._store = store
+        self._lifetimes = lifetimes
+        self._turn = anyio.Lock()
+        self.owners = store if isinstance(store, OwnerStore) else None
+
+    async def save(self, session: Session) -> bool:
+        """Store the changes now. False if the session was ended meanwhile, though nothing was changed."""
+        action, kept = await self._commit(session)
+        return kept and (not isinstance(action, Nothing) or await is_alive(self._store, state_of(session)))
+
+    async def reload(self, session: Session) -> bool:
+        """Have the session hold what is stored of it now."""
+        async with self._turn:
+            return await reload(self._store, session)
+
+    async def close(self, session: Session) -> None:
+        """Store the changes at the end. Raises SessionError if there are any, and the session was ended meanwhile."""
+        await self._commit(session)
+        state = state_of(session)
+        if state.is_ended and state.is_modified(session):
+            name = fingerprint(state.id)
+            raise SessionError(f"session {name} was deleted while it was open: its changes are dropped")
+
+    async def _commit(self, session: Session) -> tuple[Action, bool]:
+        """Store what was done to the session. Return how, and False if it was ended meanwhile."""
+        state = state_of(session)
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                asked = state.asked.count
+                action = decide(session, self._lifetimes, clock.wall_clock())
+                kept = await commit(self._store, state, action, asked=asked)
+        return action, kept
 
 
 @asynccontextmanager
@@ -38,26 +77,7 @@ async def open_session(
         raise ConfigurationError(f"a session id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
     lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
     record = await load(store, session_id, lifetimes)
-    session = Session(record=record, fixed_id=session_id)
-
-    one_at_a_time = anyio.Lock()
-
-    async def save(session: Session) -> bool:
-        with anyio.CancelScope(shield=True):
-            async with one_at_a_time:
-                asked = session.asked
-                action = decide(session, lifetimes, clock.wall_clock())
-                kept = await commit(store, session, action, asked=asked)
-        return kept and (not isinstance(action, Nothing) or await is_alive(store, session))
-
-    async def read_again(session: Session) -> bool:
-        async with one_at_a_time:
-            return await reload(store, session)
-
-    session.attach(save, read_again, store if isinstance(store, OwnerStore) else None)
+    opened = _Opened(store, lifetimes)
+    session = make_session(SessionState(record, fixed_id=session_id, backing=opened))
     yield session
-    with anyio.CancelScope(shield=True):
-        async with one_at_a_time:
-            await commit(store, session, decide(session, lifetimes, clock.wall_clock()), asked=session.asked)
-    if session.ended and session.modified:
-        raise SessionError(f"session {fingerprint(session_id)} was deleted while it was open: its changes are dropped")
+    await opened.close(session)

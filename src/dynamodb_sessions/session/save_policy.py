@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from dynamodb_sessions.identifiers import new_born
 from dynamodb_sessions.session.lifetimes import Lifetimes
-from dynamodb_sessions.session.session import Session
+from dynamodb_sessions.session.session import Session, state_of
+from dynamodb_sessions.session.state import Standing, Use
 from dynamodb_sessions.stores.contract import Changes, Record
 
 
@@ -71,46 +72,38 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
     `failed`: the app did not succeed, so only a logout counts. `refresh`: the client is to get a new cookie, which
     takes knowing that the session still lives. Raises UnserializableValue.
     """
-    record = session.record
-    if session.ended and not session.cleared and not session.wants_new_id:
+    state = state_of(session)
+    asked, record, is_empty = state.asked, state.record, not dict.__len__(session)
+    if state.standing is Standing.ENDED and not asked.clear and not asked.wants_new_id:
         return Nothing()
-    gone = record.id if record is not None else session.presented_id
+    gone = record.id if record is not None else state.presented_id
     if failed:
-        return Delete(gone, record) if session.cleared and gone is not None else Nothing()
-    if session.cleared and not dict.__len__(session) and session.new_owner is None:
+        return Delete(gone, record) if asked.clear and gone is not None else Nothing()
+    if asked.clear and is_empty and asked.owner is None:
         return Delete(gone, record) if gone is not None else Nothing()
-    if record is None or session.cleared:
-        if not dict.__len__(session) and session.new_owner is None:
+    if record is None or asked.clear:
+        if is_empty and asked.owner is None:
             return Nothing()
-        if session.moved and not session.cleared and not session.wants_new_id:
+        if state.standing is Standing.MOVED and not asked.clear and not asked.wants_new_id:
             return Suppress()
-        to_set, _ = session.delta()
-        expires_at = lifetimes.expires_at(now, created_at=now, own=session.max_age)
-        new = Record(session.id, to_set, now, expires_at, owner=session.owner, max_age=session.max_age, born=new_born())
-        return Create(new, replaces=gone if session.cleared or session.rotates else None)
+        to_set, _ = state.delta(session)
+        expires_at = lifetimes.expires_at(now, created_at=now, own=state.max_age)
+        new = Record(state.id, to_set, now, expires_at, owner=state.owner, max_age=state.max_age, born=new_born())
+        return Create(new, replaces=gone if asked.clear or asked.rotate else None)
 
-    to_set, to_remove = session.delta()
+    to_set, to_remove = state.delta(session)
     # A login is when the session of its owner begins: it counts as the newest, and its absolute lifetime starts.
-    begins = None if session.new_owner is None else now
+    begins = None if asked.owner is None else now
     created_at = record.created_at if begins is None else begins
-    expires_at = lifetimes.expires_at(now, created_at=created_at, own=session.max_age)
-    expiry, heard = lifetimes.expiry(now, created_at=created_at), session.stored_version
-    to_set |= session.rewritten(to_set)
-    if session.new_owner is None:
-        if to_remove and not dict.__len__(session):
-            emptied = Changes(expires_at, to_set, to_remove, max_age=session.new_max_age, expiry=expiry, heard=heard)
+    expires_at = lifetimes.expires_at(now, created_at=created_at, own=state.max_age)
+    expiry, heard = lifetimes.expiry(now, created_at=created_at), state.stored_version
+    to_set |= state.rewritten(session, to_set)
+    if asked.owner is None:
+        if to_remove and is_empty:
+            emptied = Changes(expires_at, to_set, to_remove, max_age=asked.max_age, expiry=expiry, heard=heard)
             return Empty(record, emptied)
-        if not (to_set or to_remove or session.rotates) and session.new_max_age is None:
-            wanted = refresh or (session.accessed and lifetimes.wants_touch(record, expires_at))
+        if not (to_set or to_remove or asked.rotate) and asked.max_age is None:
+            wanted = refresh or (state.use is Use.USED and lifetimes.wants_touch(record, expires_at))
             return Touch(record, Changes(expires_at)) if wanted else Nothing()
-    changes = Changes(
-        expires_at,
-        to_set,
-        to_remove,
-        session.new_owner,
-        session.new_max_age,
-        begins,
-        expiry,
-        heard,
-    )
-    return Rotate(record, session.id, changes) if session.rotates else Update(record, changes)
+    changes = Changes(expires_at, to_set, to_remove, asked.owner, asked.max_age, begins, expiry, heard)
+    return Rotate(record, state.id, changes) if asked.rotate else Update(record, changes)

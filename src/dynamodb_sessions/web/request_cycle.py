@@ -1,14 +1,12 @@
 """Request cycle: one request, or one websocket, from its cookie to its last commit.
 
-When something happens is settled here; what is to be done to a session, `session/save_policy.py` decides.
+What happens when is the table of `phases.py`; what is to be done to a session, `session/save_policy.py` decides.
 """
 
-import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,21 +15,19 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import clock
-from dynamodb_sessions.exceptions import (
-    ConfigurationError,
-    CorruptRecord,
-    SessionError,
-    StoreUnavailable,
-    UnserializableValue,
-)
+from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
 from dynamodb_sessions.identifiers import fingerprint
+from dynamodb_sessions.session import save_policy
 from dynamodb_sessions.session.commit import commit, is_alive, load, reload
 from dynamodb_sessions.session.lifetimes import Lifetimes
-from dynamodb_sessions.session.save_policy import Action, Create, Delete, Nothing, Rotate, Touch, Update, decide
-from dynamodb_sessions.session.session import DueSession, Session
+from dynamodb_sessions.session.save_policy import Create, Delete, Nothing, Rotate, Touch, Update, decide
+from dynamodb_sessions.session.session import Session, assign, make_session, state_of
+from dynamodb_sessions.session.state import Response, SessionState, Use
 from dynamodb_sessions.stores.contract import OwnerStore, Record
 from dynamodb_sessions.stores.observed_store import ObservedStore
 from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
+from dynamodb_sessions.web.overlapped_touch import OverlappedTouch, Progress
+from dynamodb_sessions.web.phases import Action, Ending, Phase, kind_of, saves_late, transition
 from dynamodb_sessions.web.responses import add_headers, refuse
 
 if TYPE_CHECKING:
@@ -40,10 +36,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dynamodb_sessions")
 
-_SERVER_ERROR = 500
 _POLL_SECONDS = 0.01
+# What every request looks up: until CPython 3.12 a member of an enum takes as long to find as a function takes to call.
+_LOADING, _RUNNING, _OVER = Phase.LOADING, Phase.RUNNING, Phase.OVER
+_PASS, _SWALLOW, _SAVE_LATE = Action.PASS, Action.SWALLOW, Action.SAVE_LATE_THEN_PASS
+_LOGOUT, _WITHOUT_COOKIE = Action.LOGOUT_THEN_HEADERS, Action.COMMIT_WITHOUT_COOKIE
+_UNUSED, _USED, _RESPONSE_STARTED = Use.NONE, Use.USED, Response.STARTED
+
 _OUTAGE = (StoreUnavailable, ConfigurationError)
-_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start", "websocket.close"))
 
 
 class Setup(NamedTuple):
@@ -85,90 +85,135 @@ class Commits:
             await anyio.sleep(_POLL_SECONDS)
 
 
-class RequestCycle:
-    """One request, or one websocket, from its cookie to its last commit."""
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a request arrived. Nothing of it changes later."""
 
-    _refresh = False
-    """Whether the client's cookie was signed by an older key."""
-    _adopted = False
+    secure: bool
+    """Whether it came over https or wss."""
+    root_path: str = ""
+    """Where the app is mounted."""
+    refresh: bool = False
+    """Whether the browser is to get a new cookie: its own was signed by an older key, or is Starlette's."""
+    adopted: bool = False
     """Whether the session was in a cookie of Starlette's, which is to be removed once the browser has ours."""
-    _superseded = False
-    """Whether there is such a cookie beside one of ours: it counts for nothing, and is to be removed."""
-    _set_cookie: str | None = None
-    _failed = False
-    """Whether the app's response says that it failed."""
-    _refused = False
-    """Whether the client was told to come back later: whatever the app still says is not passed on."""
-    _streaming = False
-    _bound: Record | None = None
-    """What was stored at a login of this request, until its owner's other sessions have been counted."""
-    _is_open = False
-    """Whether a websocket was accepted."""
-    _disconnected = False
-    _is_due = False
-    """Whether the session is to be touched if it is used."""
-    _touched = False
-    """Whether the session was touched while the app ran."""
-    _untouched: Exception | None = None
-    """Why it was not."""
-    _committed: "anyio.Event | None" = None
-    """Set when the commit that is under way, if one is, has ended."""
+    superseded: bool = False
+    """Whether there is such a cookie and one of ours: it counts for nothing, and is to be removed."""
 
-    def __init__(self, setup: Setup, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+
+_INSECURE, _SECURE = Arrival(secure=False), Arrival(secure=True)
+
+
+class RequestCycle:
+    """One request, or one websocket, from its cookie to its last commit.
+
+    `phases.py` says what is to be done when; this does it. It also is what `save()` and `reload()` of its session call,
+    which may be held for longer than the request.
+    """
+
+    __slots__ = (
+        "_arrival",
+        "_bound",
+        "_disconnected",
+        "_phase",
+        "_receive",
+        "_scope",
+        "_send",
+        "_session",
+        "_set_cookie",
+        "_setup",
+        "_touch",
+        "_turn",
+    )
+
+    def __init__(self, setup: Setup, scope: Scope, receive: Receive, send: Send) -> None:
         self._setup = setup
-        self._app = app
         self._scope: Any = scope
-        self._session: Any = None
-        self._is_secure = scope.get("scheme") in ("https", "wss")
-        self._root_path = scope.get("root_path", "")
         self._receive = receive
         self._send = send
+        self._phase = _LOADING
+        self._arrival = _SECURE if scope.get("scheme") in ("https", "wss") else _INSECURE
+        if root_path := scope.get("root_path", ""):
+            self._arrival = replace(self._arrival, root_path=root_path)
+        self._session: Any = None
+        self._set_cookie: str | None = None
+        self._bound: Record | None = None
+        """What was stored at a login of this request, until its owner's other sessions have been counted."""
+        self._touch: OverlappedTouch | None = None
+        """None: the session is not due to be touched."""
+        self._disconnected = False
+        self._turn: anyio.Lock | None = None
+        """Held by the commit that is under way. None: there has been none, as in most requests."""
 
-    async def run(self) -> None:
+    @property
+    def owners(self) -> OwnerStore | None:
+        """The store, if it finds sessions by owner."""
+        return self._setup.owners
+
+    async def run(self, app: ASGIApp) -> None:
+        """Run the app with its session. Whatever the app raises comes through, unless it is answered as an outage."""
         try:
-            await self._run()
+            await self._run(app)
         finally:
             if self._bound is not None:
                 await self._limit_owner()
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
             # back to it, or each request would be left to the garbage collector.
-            self._refused = True
+            self._phase = _OVER
             if self._session is not None:
-                self._session.finish()
+                state_of(self._session).finish()
             self._receive, self._send = _GONE[self._scope["type"]], _ignored
-            self._scope = self._session = None
+            self._scope = self._session = self._touch = None
 
-    async def _run(self) -> None:
+    async def _run(self, app: ASGIApp) -> None:
+        """Load the session, run the app, and commit what is left when it has ended."""
         setup = self._setup
         if setup.fallback is not None and not setup.fallback.is_initialised:
             await setup.fallback.initialise()
         payloads = setup.cookie.read(self._scope["headers"])
         try:
-            session = await self._load(payloads) if payloads or setup.imports is not None else Session()
+            if payloads or setup.imports is not None:
+                session = await self._load(payloads)
+            else:
+                session = make_session(SessionState(backing=self))
         except _OUTAGE as error:
             await self._refuse("loaded", error)
             return
-        session.attach(self._save, self._reload, setup.owners)
         self._session = self._scope["session"] = session
+        self._phase = _RUNNING
         try:
-            if self._is_due:
-                await self._touch_meanwhile(session)
+            if self._touch is None:
+                await app(self._scope, self._watch, self._respond)
             else:
-                await self._app(self._scope, self._watch, self._respond)
+                await self._touch.run(
+                    lambda: app(self._scope, self._watch, self._respond),
+                    self._touch_now,
+                    state_of(session),
+                    at_once=self._arrival.refresh,
+                )
         except BaseException as error:
             gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
-            await self._finish(session, failed=self._failed or not gone)
-            if session.late or not _is_outage(error):
+            if self._may_commit(session):
+                await self._finish(session, Ending.GONE if gone else Ending.RAISED)
+            if self._phase is not Phase.RUNNING or not _is_outage(error):
                 raise
             await self._refuse("saved", error)
         else:
             if self._may_commit(session):
-                await self._finish(session, failed=self._failed)
+                await self._finish(session, Ending.RETURNED)
+
+    # How a request begins.
 
     async def _load(self, payloads: Sequence[CookiePayload]) -> Session:
+        """Return the session of the first cookie that has one, adopted from a cookie of Starlette's if need be.
+
+        Else a new one, which knows the id that the client named: a logout ends what may still be there.
+        Raises StoreUnavailable or ConfigurationError.
+        """
         imports = self._setup.imports
         carried_over = [] if imports is None else imports.read(self._scope["headers"])
-        self._superseded = bool(carried_over and payloads)
+        if carried_over and payloads:
+            self._arrival = replace(self._arrival, superseded=True)
         presented, moved = None, False
 
         def note_moved() -> None:
@@ -186,24 +231,19 @@ class RequestCycle:
                 )
                 if record is not None:
                     # What was kept in memory has another id by now.
-                    refresh = payload.stale or record.id != payload.session_id
-                    session = self._open(record, refresh=refresh)
-                    self._refresh = refresh
-                    return session
+                    return self._open(record, refresh=payload.stale or record.id != payload.session_id)
             except CorruptRecord as error:
                 logger.warning(
                     "session %s cannot be read and is left as it is: %s", fingerprint(payload.session_id), error
                 )
             else:
                 presented = presented or payload.session_id
-        if imports is None or not self._may_adopt(payloads):
-            return Session(presented_id=presented, moved=moved)
-        for carried in carried_over:
-            record = await imports.adopt(self._setup.store, carried, self._setup.lifetimes)
-            if record is not None:
-                self._refresh = self._adopted = True
-                return self._open(record, refresh=True)
-        return Session(presented_id=presented, moved=moved)
+        if imports is not None and self._may_adopt(payloads):
+            for carried in carried_over:
+                record = await imports.adopt(self._setup.store, carried, self._setup.lifetimes)
+                if record is not None:
+                    return self._open(record, refresh=True, adopted=True)
+        return make_session(SessionState(presented_id=presented, moved=moved, backing=self))
 
     async def _bring_home(self, session_id: str) -> str:
         """Return the id that a session has by now: of one that was in memory, and is not any more, another."""
@@ -212,43 +252,14 @@ class RequestCycle:
             return session_id
         return await fallback.bring_home(session_id, now=clock.wall_clock())
 
-    def _open(self, record: Record, *, refresh: bool) -> Session:
-        if not refresh and not self._setup.lifetimes.is_due(record, clock.wall_clock()):
-            return Session(record=record)
-        self._is_due = True
-        return DueSession(record=record)
-
-    async def _touch_meanwhile(self, session: Any) -> None:
-        """Run the app, and touch the session as soon as it is used and the app waits for something itself."""
-        failure = None
-        async with anyio.create_task_group() as tasks:
-            used = anyio.Event()
-            session.on_access = _from_any_thread(used.set)
-            if self._refresh:
-                used.set()
-            tasks.start_soon(self._touch, session, used)
-            try:
-                await self._app(self._scope, self._watch, self._respond)
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # noqa: BLE001 - it is the app's, and not to be wrapped in the group's
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _touch(self, session: Session, used: "anyio.Event") -> None:
-        record = session.record
-        await used.wait()
-        if self._committed is not None or session.record is not record:
-            return  # Whatever is committed, or has been, lets the session live longer, or ends it.
-        try:
-            await self._commit(session, failed=self._failed or self._refused, touch_only=True)
-            self._touched = session.record is not record
-        except UnserializableValue:
-            pass  # The app may still put it right.
-        except Exception as error:  # noqa: BLE001 - it is the commit's, before the response
-            self._untouched = error
+    def _open(self, record: Record, *, refresh: bool, adopted: bool = False) -> Session:
+        """Return the session of a record, and note whether it is due to be touched. Raises CorruptRecord."""
+        session = make_session(SessionState(record, backing=self))
+        if refresh:
+            self._arrival = replace(self._arrival, refresh=True, adopted=adopted)
+        if refresh or self._setup.lifetimes.is_due(record, clock.wall_clock()):
+            self._touch = OverlappedTouch()
+        return session
 
     def _may_adopt(self, payloads: Sequence[CookiePayload]) -> bool:
         """Whether a cookie of Starlette's may be a session still.
@@ -259,156 +270,212 @@ class RequestCycle:
         fallback = self._setup.fallback
         return not payloads and (fallback is None or fallback.is_initialised)
 
+    # What the app receives and sends.
+
     async def _watch(self) -> Message:
+        """Receive for the app, and note that the client has gone."""
         message = await self._receive()
         if message["type"] in ("http.disconnect", "websocket.disconnect"):
             self._disconnected = True
         return message
 
     async def _respond(self, message: Message) -> None:
-        if self._refused:
+        """Do what the table says about a message from the app, and send it."""
+        action, after = transition(self._phase, kind_of(message))
+        if action is _SWALLOW:
             return
-        session = self._session
-        if not session.late and message["type"] in _STARTS:
-            # A websocket that is closed instead of accepted has no headers to carry a cookie.
-            session.late = message["type"] == "websocket.close"
-            self._failed = message.get("status", 200) >= _SERVER_ERROR
-            if self._may_commit(session):
-                try:
-                    await self._commit(session, failed=self._failed)
-                except _OUTAGE as error:
-                    await self._refuse("saved", error)
-                    return
-            session.late = True
-            self._is_open = message["type"] == "websocket.accept"
-            accessed = session.accessed
-            if not self._failed:  # Else what it has dropped may still be saved.
-                session.accessed = False
-            if message["type"] != "websocket.close" and (accessed or self._set_cookie is not None or self._superseded):
-                self._add_headers(message, accessed=accessed)
-        elif message.get("more_body"):
-            self._streaming = True
-        elif self._streaming and message["type"] == "http.response.body":
-            # Before the end of the stream, so that the same browser's next request sees what it has changed.
-            await self._finish(session, failed=self._failed)
-        await self._pass_on(message)
-
-    async def _pass_on(self, message: Message) -> None:
+        if action is _SAVE_LATE:
+            await self._save_late(self._session, failed=False)
+        elif action is not _PASS and not await self._start(self._session, action, message):
+            return
+        self._phase = after
         try:
             await self._send(message)
         except OSError:
             self._disconnected = True
             raise
-        if self._is_open and self._bound is not None:  # A websocket may stay open for long.
+        if self._bound is not None and message["type"] == "websocket.accept":  # It may stay open for long.
             await self._limit_owner()
 
-    def _add_headers(self, message: Message, *, accessed: bool) -> None:
+    async def _start(self, session: Session, action: Action, message: Message) -> bool:
+        """Commit what the app has done before its response starts. False if the client was told to come later."""
+        state, failed = state_of(session), action is _LOGOUT
+        if action is _WITHOUT_COOKIE:
+            state.response = _RESPONSE_STARTED
+        if self._may_commit(session):
+            try:
+                await self._commit(session, failed=failed)
+            except _OUTAGE as error:
+                await self._refuse("saved", error)
+                return False
+        state.response = _RESPONSE_STARTED
+        looked_at = state.use is not _UNUSED
+        if not failed:  # Else what it has dropped may still be saved.
+            state.use = _UNUSED
+        if action is not _WITHOUT_COOKIE:
+            self._add_headers(message, looked_at=looked_at)
+        return True
+
+    def _add_headers(self, message: Message, *, looked_at: bool) -> None:
+        """Add to the start of the response what the session has to say to the browser, if anything."""
+        arrival = self._arrival
+        if not (looked_at or self._set_cookie is not None or arrival.superseded):
+            return
         cookies = [] if self._set_cookie is None else [self._set_cookie]
         cookie, imports = self._setup.cookie, self._setup.imports
-        if imports is not None and imports.name != cookie.name and (self._superseded or (self._adopted and cookies)):
-            cookies.append(cookie.expire(secure=self._is_secure, name=imports.name))
-        add_headers(message, vary=accessed, cookies=cookies)
+        if (
+            imports is not None
+            and imports.name != cookie.name
+            and (arrival.superseded or (arrival.adopted and cookies))
+        ):
+            cookies.append(cookie.expire(secure=arrival.secure, name=imports.name))
+        add_headers(message, vary=looked_at, cookies=cookies)
+
+    async def _refuse(self, what: str, error: BaseException) -> None:
+        """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
+        logger.error("a session could not be %s: %s", what, error)
+        self._phase = Phase.REFUSED
+        if self._session is not None:
+            state_of(self._session).response = Response.STARTED
+        await refuse(self._scope, self._receive, self._send)
+
+    # What saves the session.
+
+    async def save(self, session: Session) -> bool:
+        """Store the changes now. False if the session was ended meanwhile, though nothing was changed."""
+        return await self._commit(session, failed=False, asks=True)
+
+    async def reload(self, session: Session) -> bool:
+        """Have the session hold what is stored of it now. False if it has ended, or was never stored."""
+        turn = await self._take_turn()
+        try:
+            return await reload(self._setup.store, session)
+        finally:
+            turn.release()
+
+    async def _touch_now(self) -> None:
+        """Make the touch that overlaps the handler, unless a commit is under way, which does the same."""
+        if self._turn is None or not self._turn.locked():
+            failed = self._phase in (Phase.FAILED, Phase.REFUSED)
+            await self._commit(self._session, failed=failed, touch_only=True)
+
+    async def _finish(self, session: Session, ending: Ending) -> None:
+        """Save what changed after the response had started, or, if none ever did or it failed, honour a logout."""
+        await self._save_late(session, failed=not saves_late(self._phase, ending))
+
+    async def _save_late(self, session: Session, *, failed: bool) -> None:
+        """Commit when nobody is left to be told of an outage: the response is on its way, or is an error already."""
+        try:
+            await self._commit(session, failed=failed)
+        except _OUTAGE as error:
+            logger.error("a session could not be saved after its response had started, or failed: %s", error)
+
+    @property
+    def _wants_cookie(self) -> bool:
+        """Whether the browser is to get a new cookie, and has none of this request's yet."""
+        return self._arrival.refresh and self._set_cookie is None
 
     def _may_commit(self, session: Session) -> bool:
         """Whether a commit may have something to do: it decides."""
-        if session.may_differ or self._refresh or self._scope.get("session") is not session:
+        state = state_of(session)
+        if state.may_differ(session) or self._wants_cookie or self._scope.get("session") is not session:
             return True
-        record = session.record
-        return session.accessed and record is not None and self._setup.lifetimes.is_due(record, clock.wall_clock())
-
-    async def _save(self, session: Session) -> bool:
-        return await self._commit(session, failed=False, asks=True)
-
-    async def _reload(self, session: Session) -> bool:
-        await self._committed_before()
-        return await reload(self._setup.store, session)
+        if state.use is not _USED or state.record is None:
+            return False
+        return self._setup.lifetimes.is_due(state.record, clock.wall_clock())
 
     def _take_assigned(self, session: Session) -> None:
         """Take what the app has put in the session's place in the scope for its content from now on."""
         held = session if self._scope is None else self._scope.get("session", session)
         # An app below may have session middleware of its own, Starlette's or ours: its session is none of ours. Before
         # 1.0 Starlette's is a plain dict, which is told from an assigned one by where it is: below a Mount.
-        is_below = self._scope is not None and self._scope.get("root_path", "") != self._root_path
+        is_below = self._scope is not None and self._scope.get("root_path", "") != self._arrival.root_path
         if isinstance(held, Session) or type(held).__module__ == SessionMiddleware.__module__ or is_below:
             return
         if isinstance(held, Mapping):
-            session.assign(held)
+            assign(session, held)
         elif held is None or isinstance(held, type | Enum):  # Litestar's Empty.
-            session.assign({})
+            assign(session, {})
         else:
             raise SessionError(f"scope['session'] was set to {type(held).__name__}, which is no dict")
 
-    async def _committed_before(self) -> None:
-        """Wait for the commit that is under way, if one is."""
-        if self._committed is not None:
+    async def _take_turn(self) -> "anyio.Lock":
+        """Return the lock that this commit now holds: one at a time, for each must see what the last has stored.
+
+        A task of a websocket, the touch that overlaps the handler and the end of the response may all commit. Two at
+        once would decide on the same record: the second would create a session again, or rotate one that has moved.
+        Nearly always nobody else holds it: taken in this way, the event loop need not go round once for it.
+        """
+        turn = self._turn = self._turn or anyio.Lock()
+        try:
+            turn.acquire_nowait()
+        except anyio.WouldBlock:
             with anyio.CancelScope(shield=True):
-                while self._committed is not None:
-                    await self._committed.wait()
+                await turn.acquire()
+        return turn
 
     async def _commit(self, session: Session, *, failed: bool, touch_only: bool = False, asks: bool = False) -> bool:
         """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
 
-        One at a time: each must see what the one before has stored. And shielded: a client that goes away does not
-        cut a save in half; the store's own deadline ends it. `asks`: somebody wants to know whether the session is
-        still there, even if nothing was changed.
+        Shielded: a client that goes away does not cut a save in half; the store's own deadline ends it. `failed`: of
+        what the app did, only a logout counts. `asks`: somebody wants to know whether the session is still there, even
+        if nothing was changed.
         """
-        await self._committed_before()
-        self._take_assigned(session)
-        now, asked = clock.wall_clock(), session.asked
-        action = decide(session, self._setup.lifetimes, now, failed=failed, refresh=self._refresh)
-        if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
-            if asks and not await is_alive(self._setup.store, session):
-                self._set_cookie = None  # As below.
-            return not session.ended
-        if self._is_due and isinstance(action, Touch):
-            if self._untouched is not None:
-                untouched, self._untouched = self._untouched, None
-                raise untouched
-            if self._touched and not session.late:
-                return not session.ended
-        self._committed = anyio.Event()
+        turn = await self._take_turn()
         try:
+            self._take_assigned(session)
+            state, now = state_of(session), clock.wall_clock()
+            asked = state.asked.count
+            action = decide(session, self._setup.lifetimes, now, failed=failed, refresh=self._wants_cookie)
+            if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
+                if asks and not await is_alive(self._setup.store, state):
+                    self._set_cookie = None  # As below.
+                return not state.is_ended
+            if self._touch is not None and isinstance(action, Touch):
+                self._touch.raise_failure()
+                if self._touch.progress is Progress.MADE and not state.is_late:
+                    return not state.is_ended
             with anyio.CancelScope(shield=True), self._setup.commits:
-                kept = await self._commit_alone(session, action, now, asked)
+                kept = await self._store(state, action, now, asked)
+            return kept  # noqa: RET504 - a cancel scope may end without one, for all a type checker knows
         finally:
-            self._committed.set()
-            self._committed = None
-        return kept
+            turn.release()
 
-    async def _commit_alone(self, session: Session, action: Action, now: int, asked: int) -> bool:
-        if isinstance(action, Create) and session.late:
+    async def _store(self, state: SessionState, action: save_policy.Action, now: int, asked: int) -> bool:
+        """Make the store call that the action stands for, or what of it can still be done, and note the cookie."""
+        if state.is_late and isinstance(action, Create):
             logger.warning(
                 "the response has started, so a new session cannot be given to the browser: it is not stored"
             )
             if action.replaces is not None:
-                await commit(self._setup.store, session, Delete(action.replaces, session.record), asked=asked)
-            session.ended = True
+                await commit(self._setup.store, state, Delete(action.replaces, state.record), asked=asked)
+            state.end()
             return False
-        if isinstance(action, Rotate) and session.late:
+        bound = state.asked.owner is not None
+        if state.is_late and isinstance(action, Rotate):
             logger.warning(
                 "the response has started, so the browser cannot be given a new id: the session keeps its own"
             )
+            bound = False
             expiry = self._setup.lifetimes.expiry(now, created_at=action.record.created_at)
             changes = replace(
-                action.changes, owner=None, created_at=None, expiry=expiry, expires_at=expiry.at(session.max_age)
+                action.changes, owner=None, created_at=None, expiry=expiry, expires_at=expiry.at(state.max_age)
             )
-            action = Update(action.record, changes) if not changes.is_touch else Nothing()
-            if isinstance(action, Nothing):
+            if changes.is_touch:
                 return True
-        bound = session.new_owner is not None
-        if not await commit(self._setup.store, session, action, asked=asked):
+            action = Update(action.record, changes)
+        if not await commit(self._setup.store, state, action, asked=asked):
             self._set_cookie = None  # Not even one that an earlier save of this request was to send.
             return False
-        self._refresh = False
         if bound:
-            self._bound = session.record
-        secure = self._is_secure
-        if session.record is None:
+            self._bound = state.record
+        secure = self._arrival.secure
+        if state.record is None:
             self._set_cookie = self._setup.cookie.expire(secure=secure)
         else:
-            max_age = self._setup.lifetimes.cookie_max_age(session.record, now)
+            max_age = self._setup.lifetimes.cookie_max_age(state.record, now)
             self._set_cookie = self._setup.cookie.issue(
-                session.record.id, session.stored_version, max_age=max_age, secure=secure
+                state.record.id, state.stored_version, max_age=max_age, secure=secure
             )
         return True
 
@@ -422,40 +489,6 @@ class RequestCycle:
 
         with anyio.CancelScope(shield=True), self._setup.commits:
             await limit_owner(self._setup.store, owners, bound, maximum)
-
-    async def _finish(self, session: Session, *, failed: bool) -> None:
-        """Save what changed after the response had started, or, if none ever did, honour a logout."""
-        try:
-            await self._commit(session, failed=failed or self._refused or not session.late)
-        except _OUTAGE as error:
-            # Nobody is left to be told: the response is on its way, or is an error already.
-            logger.error("a session could not be saved after its response had started, or failed: %s", error)
-
-    async def _refuse(self, what: str, error: BaseException) -> None:
-        """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
-        logger.error("a session could not be %s: %s", what, error)
-        self._refused = True
-        if self._session is not None:
-            self._session.late = True
-        await refuse(self._scope, self._receive, self._send, is_open=self._is_open)
-
-
-def _from_any_thread(callback: Callable[[], None]) -> Callable[[], None]:
-    """Return what makes the callback in this thread's event loop, and waits for nothing."""
-    here = threading.get_ident()
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:  # Trio's: what other threads use, is touched when it is committed.
-        loop = None
-
-    def call() -> None:
-        if threading.get_ident() == here:
-            callback()
-        elif loop is not None:
-            with contextlib.suppress(RuntimeError):  # It is closed.
-                loop.call_soon_threadsafe(callback)
-
-    return call
 
 
 def _is_outage(error: BaseException) -> bool:

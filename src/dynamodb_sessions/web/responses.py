@@ -27,13 +27,13 @@ def add_headers(message: Message, *, vary: bool, cookies: Sequence[str]) -> None
             headers.append((b"cache-control", b"no-store"))
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send, *, is_open: bool = False) -> None:
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer that the client is to come back later: 503.
 
-    A websocket that is not open yet is denied with the same response, where the server can: "Websocket Denial Response"
-    of the ASGI specification. Else it is closed with 1013, which a browser sees as a 403, or as the code if it is open.
+    A websocket, which is not open yet, is denied with the same response, where the server can: "Websocket Denial
+    Response" of the ASGI specification. Else it is closed with 1013, which a browser sees as a 403.
     """
-    if scope["type"] == "websocket" and (is_open or "websocket.http.response" not in scope.get("extensions", {})):
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "Try again later"})
         return
     from starlette.responses import PlainTextResponse  # noqa: PLC0415 - rarely wanted, and slow to import
