@@ -17,6 +17,7 @@ from dynamodb_sessions import DynamoDBStore, SessionError, StoreUnavailable, ope
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores.contract import Changes, Record
 from tests.conftest import Clock
+from tests.helpers.aiobotocore_clients import Connect
 from tests.helpers.proxy import How, Proxy, Step, cut, held
 from tests.helpers.unsent import NOT_SENT, before_sending
 from tests.helpers.visitors import (
@@ -56,14 +57,15 @@ WAYS = {"lost": cut, "late": held}
 class Table:
     """A table with two ways to it: ours, which leads through the proxy, and everybody else's."""
 
-    def __init__(self, name: str, engine_client: Any, proxy: Proxy, transport: str | None) -> None:
+    def __init__(self, name: str, engine_client: Any, proxy: Proxy, transport: str, ours: Any) -> None:
         self.name = name
         self.client = engine_client
         self.proxy = proxy
         self.transport = transport
+        self._client = ours
 
     def ours(self, **options: Any) -> DynamoDBStore:
-        options = {"timeout": 10.0, "client": self.transport} | options
+        options = {"timeout": 10.0, "client": self._client} | options
         return DynamoDBStore(self.name, endpoint_url=self.proxy.url, **options)
 
     def theirs(self, **options: Any) -> DynamoDBStore:
@@ -97,8 +99,8 @@ class Table:
 
 
 @pytest.fixture
-def table(own_table: str, engine_client: Any, faulty: Proxy, transport: str | None) -> Table:
-    return Table(own_table, engine_client, faulty, transport)
+async def table(own_table: str, engine_client: Any, faulty: Proxy, transport: str, connect: Connect) -> Table:
+    return Table(own_table, engine_client, faulty, transport, await connect(faulty.url))
 
 
 async def known(table: Table, path: str = "n=1", **options: Any) -> tuple[Site, httpx.AsyncClient]:

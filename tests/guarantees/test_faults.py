@@ -40,6 +40,7 @@ from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import Changes, Record
 from tests.conftest import ENGINE, KEY, Clock
 from tests.helpers import fault_table
+from tests.helpers.aiobotocore_clients import Connect
 from tests.helpers.apps import held
 from tests.helpers.fault_table import ENDINGS, Cell, Ending, Extent, Moment, Somebody, Way
 from tests.helpers.proxy import WHOLE, How, Proxy, Step, cut
@@ -187,9 +188,11 @@ def swell(params: dict[str, Any]) -> None:
 class Struck:
     """A store behind the proxy, and how to strike it."""
 
-    def __init__(self, proxy: Proxy, table_name: str, wrong_table: str, transport: str | None, timeout: float) -> None:
+    def __init__(
+        self, proxy: Proxy, table_name: str, wrong_table: str, transport: str, client: Any, timeout: float
+    ) -> None:
         self.proxy = proxy
-        self.store = DynamoDBStore(table_name, endpoint_url=proxy.url, timeout=timeout, client=transport)
+        self.store = DynamoDBStore(table_name, endpoint_url=proxy.url, timeout=timeout, client=client)
         self._transport = transport
         self._patches = pytest.MonkeyPatch()
         self._undo: list[Callable[[], None]] = []
@@ -256,12 +259,16 @@ def tables(engine_client: Any) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def struck(proxy: Proxy, tables: tuple[str, str], transport: str | None) -> Callable[[float], Struck]:
+def struck(
+    proxy: Proxy, tables: tuple[str, str], transport: str, connect: Connect
+) -> Callable[[float], Awaitable[Struck]]:
     """Return a function that makes one store for each timeout."""
+    made: dict[float, Struck] = {}
 
-    @functools.cache
-    def make(timeout: float) -> Struck:
-        return Struck(proxy, *tables, transport, timeout)
+    async def make(timeout: float) -> Struck:  # noqa: ASYNC109 - it is the store's
+        if timeout not in made:
+            made[timeout] = Struck(proxy, *tables, transport, await connect(proxy.url), timeout)
+        return made[timeout]
 
     return make
 
@@ -274,12 +281,12 @@ def wipe(client: Any, table_name: str) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in fault_table.cells() if not cell.never], ids=str)
 async def test_every_cell_ends_as_it_is_declared(
-    cell: Cell, struck: Callable[[float], Struck], tables: tuple[str, str], engine_client: Any, clock: Clock
+    cell: Cell, struck: Callable[[float], Awaitable[Struck]], tables: tuple[str, str], engine_client: Any, clock: Clock
 ) -> None:
     items = functools.partial(scan, engine_client, tables[0])
     wipe(engine_client, tables[0])
     # What is healed, is granted time on a busy machine; what ends by its deadline, is not waited for.
-    place, operation, outcome = struck(1.5 if cell.ends_by_deadline else 5.0), cell.operation.name, cell.outcome
+    place, operation, outcome = await struck(1.5 if cell.ends_by_deadline else 5.0), cell.operation.name, cell.outcome
     app = App(place.store, touch_after=5)
     await app.get("/look")  # From here on nothing is probed any more.
     before, own = items(), ""
@@ -327,10 +334,10 @@ def test_the_page_is_the_table() -> None:
 
 @pytest.mark.parametrize("operation", ["create", "update", "rotate", "delete"])
 async def test_a_hundred_lost_replies_are_a_hundred_successes(
-    operation: str, transport: str | None, faulty: Proxy, own_table: str, engine_client: Any, clock: Clock
+    operation: str, connect: Connect, faulty: Proxy, own_table: str, engine_client: Any, clock: Clock
 ) -> None:
     """The browser gets the app's own response, each change is made once, and none passes for a conflict."""
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url, client=transport)
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, client=await connect(faulty.url))
     for _, how in zip(range(100), itertools.cycle([How.DROPPED, How.RESET, How.TRUNCATED]), strict=False):
         app, own, before = App(store), "", Items()
         if operation != "create":
@@ -347,11 +354,9 @@ async def test_a_hundred_lost_replies_are_a_hundred_successes(
 
 
 @pytest.mark.parametrize("how", [How.NEVER, How.DRIPPED])
-async def test_every_operation_ends_by_its_deadline(
-    how: How, transport: str | None, faulty: Proxy, own_table: str
-) -> None:
+async def test_every_operation_ends_by_its_deadline(how: How, connect: Connect, faulty: Proxy, own_table: str) -> None:
     """Twice the deadline is granted to a busy machine. What never ends by itself lasts five times as long."""
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=transport)
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=await connect(faulty.url))
     record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
     assert await store.create(record, now=NOW)
     faulty.play("*", rest=Step(how))
@@ -378,9 +383,9 @@ async def test_every_operation_ends_by_its_deadline(
     assert max(lasted.values()) <= 2 * 2.0
 
 
-async def test_what_has_failed_is_not_sent_again(transport: str | None, faulty: Proxy, own_table: str) -> None:
+async def test_what_has_failed_is_not_sent_again(connect: Connect, faulty: Proxy, own_table: str) -> None:
     """The thread whose reply drips outlives the deadline, and finds the connection broken: by then it is too late."""
-    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=1.0, client=transport)
+    store = DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=1.0, client=await connect(faulty.url))
     record = Record(new_id(), {"a": "1"}, NOW, NOW + 100)
     assert await store.create(record, now=NOW)
     faulty.play("UpdateItem", rest=Step(How.DRIPPED, applied=False))
@@ -497,7 +502,7 @@ async def test_whatever_somebody_else_does_between_two_attempts(
     way: Way,
     somebody: Somebody,
     landing: int,
-    struck: Callable[[float], Struck],
+    struck: Callable[[float], Awaitable[Struck]],
     faulty: Proxy,
     tables: tuple[str, str],
     engine_client: Any,
@@ -505,7 +510,7 @@ async def test_whatever_somebody_else_does_between_two_attempts(
 ) -> None:
     ending = ENDINGS[operation, way][somebody]
     wipe(engine_client, tables[0])
-    ours, theirs = struck(10.0).store, DynamoDBStore(tables[0], client=engine_client)
+    ours, theirs = (await struck(10.0)).store, DynamoDBStore(tables[0], client=engine_client)
     between = Between(operation, somebody, faulty, tables[0], ours, theirs)
     await between.prepare(clock)
 
@@ -538,9 +543,9 @@ async def open_breaker(app: App, proxy: Proxy, how: How) -> None:
 
 
 @pytest.fixture
-async def known(transport: str | None, faulty: Proxy, own_table: str) -> App:
+async def known(connect: Connect, faulty: Proxy, own_table: str) -> App:
     """An app whose browser has a session."""
-    app = App(DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=transport))
+    app = App(DynamoDBStore(own_table, endpoint_url=faulty.url, timeout=2.0, client=await connect(faulty.url)))
     assert (await app.get("/count")).json()["n"] == 1
     return app
 
@@ -650,7 +655,7 @@ class Crowd:
 
 
 async def test_what_was_acknowledged_survives_a_kill(
-    transport: str | None, dynamodb_local_url: str, table_name: str, tmp_path: Path
+    connect: Connect, dynamodb_local_url: str, table_name: str, tmp_path: Path
 ) -> None:
     """`kill -9` under load, and a start on the same data, three times. Meanwhile: 503, and never an empty session."""
     assert dynamodb_local_url
@@ -658,7 +663,9 @@ async def test_what_was_acknowledged_survives_a_kill(
         ENGINE.is_missing()
     engine = await anyio.to_thread.run_sync(Engine, tmp_path)
     try:
-        crowd = Crowd(App(DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True, client=transport)))
+        crowd = Crowd(
+            App(DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True, client=await connect(engine.url)))
+        )
         for number in range(1, 4):
             async with anyio.create_task_group() as group:
                 for _ in range(8):
