@@ -20,14 +20,14 @@ from typing import Any, Literal, NamedTuple
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBStore, StoreUnavailable
+from dynamodb_sessions import DynamoDBStore, MemoryStore, StoreUnavailable
 from dynamodb_sessions.aws import table_calls
 from dynamodb_sessions.aws.errors import ConditionFailed, OutcomeUnknown, Refused
 from dynamodb_sessions.aws.table_calls import Operation
 from dynamodb_sessions.exceptions import SessionError
 from dynamodb_sessions.identifiers import new_born, new_id
 from dynamodb_sessions.stores import dynamodb, table_schema, update_expression
-from dynamodb_sessions.stores.contract import Changes, Expiry, Record
+from dynamodb_sessions.stores.contract import Changes, Expiry, Record, SessionStore
 from tests.conftest import NIGHTLY, SEED, Clock
 
 IDLE = 1000
@@ -701,6 +701,27 @@ def test_what_has_moved_meanwhile_is_not_said_to_be_ended(
         await store.create(record, now=BEGIN)
         lose_the_first_write(store, lambda: store.rotate(record, new_id(), Changes(BEGIN + IDLE), now=BEGIN))
         assert not await store.delete(record.id, record=record, version=1)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("kind", ["memory", None, "async"])
+def test_what_is_begun_in_place_of_a_session_that_has_moved_does_not_hide_where_it_is(
+    kind: str | None, table: tuple[str, str], clock: Clock
+) -> None:
+    """A logout is under way; a request rotates the session; another one, that had cleared it, begins a new one."""
+    clock.now = BEGIN
+
+    async def go() -> None:
+        in_table = DynamoDBStore(table[0], endpoint_url=table[1], client=None if kind == "memory" else kind)
+        store: SessionStore = MemoryStore() if kind == "memory" else in_table
+        old, moved, anew = (Record(new_id(), {}, BEGIN, BEGIN + IDLE, born=new_born()) for _ in range(3))
+        await store.create(old, now=BEGIN)
+        await store.rotate(old, moved.id, Changes(BEGIN + IDLE), now=BEGIN)
+        assert await store.create(anew, now=BEGIN, replaces=old.id, fresh_id=new_id) == anew
+        await store.delete(old.id, record=old)
+        assert await store.load(moved.id, now=BEGIN) is None
+        assert await store.load(anew.id, now=BEGIN) == anew
 
     asyncio.run(go())
 

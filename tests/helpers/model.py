@@ -650,7 +650,7 @@ class Request:
         new.expires_at = self.world.expires_at(now, now, new.max_age)
 
         def write() -> None:
-            if old is not None:
+            if old is not None and not self.world.has_moved(old, now):
                 self.world.move(old, name, now)
             self.world.kept[name] = copy.deepcopy(new)
 

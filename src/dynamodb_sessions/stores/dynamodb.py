@@ -186,15 +186,24 @@ class DynamoDBStore:
             try:
                 await self._create_once(operation, record, replaces, now, bury_until)
             except ConditionFailed:
-                return None
-            except OutcomeUnknown as error:
-                if not await self._is_created(operation, record, now, error):
-                    if fresh_id is None:
-                        raise StoreUnavailable(f"{error}; nothing is stored under this id") from None
-                    record = replace(record, id=fresh_id())
+                if replaces is None or not isinstance(await self._get_any(operation, replaces, now), Moved):
+                    return None
+                # It has moved already: whoever is to end it must find out where to, not what is begun here.
+                replaces = None
+                if not operation.is_unsettled:
                     continue
-            self._note_written(now, record.id, replaces)
-            return record
+                error = OutcomeUnknown("a new session got no answer")
+            except OutcomeUnknown as unknown:
+                error = unknown
+            else:
+                self._note_written(now, record.id, replaces)
+                return record
+            if await self._is_created(operation, record, now, error):
+                self._note_written(now, record.id, replaces)
+                return record
+            if fresh_id is None:
+                raise StoreUnavailable(f"{error}; nothing is stored under this id") from None
+            record = replace(record, id=fresh_id())
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         changed = changes.apply(record)
@@ -462,11 +471,11 @@ class DynamoDBStore:
             return
         until = now + MOVED_SECONDS
         if bury_until is None:
-            marker = item_format.marker(replaces, record.id, until)
+            leave = update_expression.replacing(replaces, record.id, now)
         else:
             marker = item_format.lasting_marker(replaces, record.id, until, bury_until)
-            marker |= item_format.tombstone(replaces, [operation.id], bury_until)
-        await self._transact(operation, record, {"Put": put}, {"Put": {"TableName": self.table_name, "Item": marker}})
+            leave = {"Item": marker | item_format.tombstone(replaces, [operation.id], bury_until)}
+        await self._transact(operation, record, {"Put": put}, {"Put": {"TableName": self.table_name, **leave}})
 
     async def _is_created(self, operation: Operation, record: Record, now: int, error: OutcomeUnknown) -> bool:
         """Find out what became of an attempt to create a session; if it has not, see that it never does."""

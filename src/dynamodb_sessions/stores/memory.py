@@ -86,7 +86,7 @@ class MemoryStore:
         with self._lock:
             if self._live(record.id, now) is not None:
                 return None
-            if replaces is not None:
+            if replaces is not None and self._moved.get(replaces, ("", 0))[1] <= now:
                 self._remove(replaces)
                 self._note_moved(replaces, record.id, now)
             self._put(record, size)

@@ -311,6 +311,20 @@ def revocation(revocation_id: str, at: int, until: int) -> dict[str, Any]:
     }
 
 
+def replacing(session_id: str, new_id: str, now: int) -> dict[str, Any]:
+    """Return the Put that leaves, in place of a session, which one was begun instead; where it has moved to stays."""
+    return {
+        "Item": item_format.marker(session_id, new_id, now + MOVED_SECONDS),
+        "ConditionExpression": "attribute_not_exists(#moved) OR #until<=:now OR #t<=:now",
+        "ExpressionAttributeNames": {
+            "#moved": item_format.MOVED_TO,
+            "#until": item_format.MOVED_UNTIL,
+            "#t": table_schema.TTL,
+        },
+        "ExpressionAttributeValues": {":now": item_format.number(now)},
+    }
+
+
 def creation(record: Record, operation_id: str, now: int, compress_over: int | None) -> dict[str, Any]:
     """Return the PutItem that stores a new session where there is none, and no tombstone of this operation."""
     return {
