@@ -68,7 +68,7 @@ def _readers_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     """A directory, a DynamoDB with nothing in it but the tables that the pages deploy, and a key in the environment."""
     url = request.getfixturevalue("moto_url" if request.param == "moto" else "dynamodb_local_url")
     dynamodb = boto3.client("dynamodb", endpoint_url=url, region_name="us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
+    monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", url)
     monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
     monkeypatch.chdir(tmp_path)
     conversation._table.cache_clear()  # The environment is another one.

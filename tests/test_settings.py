@@ -1,10 +1,16 @@
 import logging
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
+import boto3
 import pytest
+from aiodynamo.client import Client
+from aiodynamo.credentials import Key, StaticCredentials
 from starlette.applications import Starlette
 from starlette.datastructures import Secret
 from starlette.middleware.sessions import SessionMiddleware
+from yarl import URL
 
 from dynamodb_sessions import (
     ConfigurationError,
@@ -13,10 +19,13 @@ from dynamodb_sessions import (
     MemoryStore,
     session_middleware,
 )
+from dynamodb_sessions.agents import DynamoDBConversation
+from dynamodb_sessions.agents.conversation import _table
 from dynamodb_sessions.middleware import store_from_environment
 from dynamodb_sessions.settings import secret_keys, use_dynamodb
 from dynamodb_sessions.stores.fallback import FallbackStore
 from tests.conftest import KEY
+from tests.helpers.aiodynamo_clients import never
 
 
 async def no_app(*_: Any) -> None:
@@ -78,6 +87,60 @@ def test_an_argument_counts_more_than_the_environment(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     store = DynamoDBStore("sessions", region_name="us-west-2", endpoint_url="http://127.0.0.1:9")
     assert store.client.meta.region_name == "us-west-2"
+
+
+@pytest.fixture
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment that says where DynamoDB is, and what the table of sessions is called."""
+    monkeypatch.setenv("SESSION_TABLE_NAME", "logins")
+    monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:10")  # boto3's own, which ours outdoes.
+    _table.cache_clear()
+    yield
+    _table.cache_clear()
+
+
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize("client", [None, "async"])
+def test_a_store_of_ones_own_is_where_the_environment_says(client: str | None) -> None:
+    store = DynamoDBStore(client=client)
+    assert (store.table_name, store.client.meta.endpoint_url) == ("logins", "http://127.0.0.1:9")
+    assert store.client.meta.region_name == "us-east-1"
+    other = DynamoDBStore("others", endpoint_url="http://127.0.0.1:11", client=client)
+    assert (other.table_name, other.client.meta.endpoint_url) == ("others", "http://127.0.0.1:11")
+
+
+def test_a_store_of_ones_own_has_the_middlewares_defaults() -> None:
+    store = DynamoDBStore()
+    assert store.table_name == "sessions"
+    assert store.client.meta.endpoint_url == "https://dynamodb.us-east-1.amazonaws.com"
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_given_client_counts_more_than_the_environment() -> None:
+    given = boto3.client("dynamodb", endpoint_url="http://127.0.0.1:11", region_name="us-east-1")
+    assert DynamoDBStore(client=given).client is given
+    another = Client(never, StaticCredentials(Key("id", "secret")), "us-east-1", endpoint=URL("http://127.0.0.1:11"))
+    assert DynamoDBStore(client=another).client.meta.endpoint_url == "http://127.0.0.1:11"
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_conversation_is_where_the_environment_says_in_a_table_of_its_own() -> None:
+    """Its items have another key: SESSION_TABLE_NAME does not count."""
+    conversation = DynamoDBConversation("chat-1")
+    assert conversation._calls.table_name == "conversations"
+    assert conversation._calls.client.meta.endpoint_url == "http://127.0.0.1:9"
+    other = DynamoDBConversation("chat-1", "others", endpoint_url="http://127.0.0.1:11")
+    assert other._calls.table_name == "others"
+    assert other._calls.client.meta.endpoint_url == "http://127.0.0.1:11"
+
+
+@pytest.mark.anyio
+async def test_an_owners_conversations_are_there_too(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", moto_url)
+    name = f"conversations-{uuid.uuid4().hex}"
+    await DynamoDBConversation("chat-1", name, owner="alice", create_table=True).add_items([{"content": "Hello"}])
+    assert [each.session_id async for each in DynamoDBConversation.of_owner("alice", name)] == ["chat-1"]
 
 
 def test_a_bad_table_name_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         place: dict[str, Any] = {}
-        endpoint_url = None if options.aws else os.environ.get("DYNAMODB_ENDPOINT_URL")
+        if options.aws:
+            os.environ.pop("DYNAMODB_ENDPOINT_URL", None)  # A store, and a conversation, would look there.
+        endpoint_url = os.environ.get("DYNAMODB_ENDPOINT_URL")
         if (options.aws or endpoint_url) and not os.environ.get(KEY):
             parser.error(f"set {KEY} to some secret of 32 bytes or more: logins are to outlive this process")
         kept = "AWS" if options.aws else endpoint_url or "an emulator, as long as this process lives"

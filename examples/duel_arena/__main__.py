@@ -81,10 +81,11 @@ def _listen(host: str, port: int) -> socket.socket:
 @contextlib.contextmanager
 def _dynamodb(options: argparse.Namespace) -> Iterator[tuple[DynamoDBStore, str]]:
     """Give the store, and where it is in words."""
+    if options.aws:
+        os.environ.pop(ENDPOINT, None)  # A store would look there.
     endpoint_url = os.environ.get(ENDPOINT) or None
     if options.aws or (endpoint_url and _is_aws(endpoint_url)):
-        endpoint_url = None if options.aws else endpoint_url
-        store = DynamoDBStore(options.table, endpoint_url=endpoint_url, create_table=options.create_table)
+        store = DynamoDBStore(options.table, create_table=options.create_table)
         yield store, f"DynamoDB in AWS, table {options.table}"
     elif endpoint_url:
         yield _emulated(options.table, endpoint_url), f"DynamoDB at {endpoint_url}, table {options.table}"

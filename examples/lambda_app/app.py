@@ -17,9 +17,7 @@ from starlette.routing import Route
 from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore
 
 # At import, so that the client, its connection and its first call belong to Lambda's INIT phase, not to a visitor.
-store = DynamoDBStore(
-    os.environ.get("SESSION_TABLE_NAME", "sessions"), endpoint_url=os.environ.get("DYNAMODB_ENDPOINT_URL") or None
-)
+store = DynamoDBStore()
 store.probe()
 
 

@@ -195,7 +195,7 @@ def store_from_environment() -> "DynamoDBStore | MemoryStore":
         return MemoryStore()
     from dynamodb_sessions.stores.dynamodb import DynamoDBStore  # noqa: PLC0415 - of no use to sessions in memory
 
-    return DynamoDBStore(settings.table_name(), endpoint_url=settings.endpoint_url())
+    return DynamoDBStore()
 
 
 def _fallback_of(store: SessionStore, fallback: str) -> "FallbackStore | None":

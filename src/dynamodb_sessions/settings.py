@@ -35,14 +35,14 @@ def use_dynamodb() -> bool:
     raise ConfigurationError(f"USE_DYNAMODB_SESSIONS={value!r} must be one of {', '.join(_TRUE + _FALSE[:-1])}")
 
 
-def table_name() -> str:
-    """Return the name of the table."""
-    return _environment("SESSION_TABLE_NAME", default="sessions")
+def table_name(given: str | None = None) -> str:
+    """Return the name of the table of sessions: the given one, or the environment's."""
+    return _environment("SESSION_TABLE_NAME", default="sessions") if given is None else given
 
 
-def endpoint_url() -> str | None:
-    """Return DynamoDB's address if it is not AWS."""
-    return _environment("DYNAMODB_ENDPOINT_URL", default="") or None
+def endpoint_url(given: str | None = None) -> str | None:
+    """Return DynamoDB's address: the given one, or the environment's. None: AWS, or wherever boto3 is told to look."""
+    return (_environment("DYNAMODB_ENDPOINT_URL", default="") or None) if given is None else given
 
 
 def secret_keys(secret_key: str | Secret | Sequence[str | Secret] | None) -> list[str]:

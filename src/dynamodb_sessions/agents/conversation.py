@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dynamodb_sessions import settings
 from dynamodb_sessions.agents import conversation_head
 from dynamodb_sessions.agents.conversation_head import Head, Lifetime
 from dynamodb_sessions.agents.settled import settled
@@ -80,7 +81,8 @@ class DynamoDBConversation:
     `session_id` is any text of at most 2048 bytes. Messages live for `ttl_seconds` after they were added; None: until
     they are removed. `owner` is who `of_owner` lists the conversation for. `session_settings` is the SDK's, whose
     `limit` is how many messages `get_items` gives by default. `client`, `region_name`, `endpoint_url` and
-    `create_table` are DynamoDBStore's; objects with the same ones share their connections.
+    `create_table` are DynamoDBStore's, and DYNAMODB_ENDPOINT_URL counts as for that; objects with the same ones share
+    their connections.
 
     Its methods raise StoreUnavailable, ConfigurationError, UnserializableValue or SessionTooLarge, the last two before
     anything is stored. The constructor raises ConfigurationError. A write that is cancelled ends first.
@@ -110,7 +112,7 @@ class DynamoDBConversation:
         self.session_settings = session_settings or SessionSettings()
         self._ttl_seconds = ttl_seconds
         self._owner = owner
-        self._calls = _table(table_name, region_name, endpoint_url, client, create_table)
+        self._calls = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
         """Return the latest `limit` messages, or all, in the order they were added: no more than these are read."""
@@ -179,7 +181,8 @@ class DynamoDBConversation:
         """
         if not is_owner(owner):
             return
-        place, now = _table(table_name, region_name, endpoint_url, client, create_table), wall_clock()
+        place = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        now = wall_clock()
         pages = place.pages(
             "query",
             TableName=table_name,

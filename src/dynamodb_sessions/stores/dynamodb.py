@@ -8,6 +8,7 @@ from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple, Self
 
+from dynamodb_sessions import settings
 from dynamodb_sessions.aws.errors import ConditionFailed, ItemTooLarge, OutcomeUnknown
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
 from dynamodb_sessions.clock import wall_clock
@@ -49,8 +50,9 @@ _STALE_SECONDS = 1
 
 
 class DynamoDBStore:
-    """Keeps sessions in a DynamoDB table_schema.
+    """Keeps sessions in a DynamoDB table.
 
+    Without `table_name`, it is SESSION_TABLE_NAME or "sessions"; without `endpoint_url`, DYNAMODB_ENDPOINT_URL if set.
     `client` is a boto3 client of DynamoDB, made after the last fork, or an open one of aiobotocore or aioboto3; without
     one, it is built at once from `region_name` and `endpoint_url` or boto3's own configuration, and again in a forked
     process. A client of DAX or of a boto3 resource is refused. With `"async"`, or an aiodynamo client, of which region,
@@ -65,7 +67,7 @@ class DynamoDBStore:
 
     def __init__(
         self,
-        table_name: str,
+        table_name: str | None = None,
         *,
         region_name: str | None = None,
         endpoint_url: str | None = None,
@@ -80,13 +82,13 @@ class DynamoDBStore:
             raise ConfigurationError(f"compress_over={compress_over!r} must be None or a whole number of characters")
         if consistent_read not in (True, False):
             raise ConfigurationError(f"consistent_read={consistent_read!r} must be True or False")
-        self.table_name = table_name
+        self.table_name = settings.table_name(table_name)
         self._calls = TableCalls(
-            table_name,
+            self.table_name,
             probe_key=item_format.key(PROBE_ID),
             create=table_schema.create,
             region_name=region_name,
-            endpoint_url=endpoint_url,
+            endpoint_url=settings.endpoint_url(endpoint_url),
             client=client,
             create_table=create_table,
             timeout=timeout,
