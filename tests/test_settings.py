@@ -1,6 +1,13 @@
+import ast
+import inspect
 import logging
+import os
+import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -219,8 +226,8 @@ def test_a_short_key_draws_one_warning_that_does_not_show_it(caplog: pytest.LogC
 def test_the_toggle_moves_between_both_with_no_change_of_code(toggle: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USE_DYNAMODB_SESSIONS", toggle)
     monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
-    options = {"session_cookie": "sid", "max_age": 60, "same_site": "strict", "https_only": True, "touch_after": 5}
-    made = session_middleware(**options, exclude=["/static"])
+    options: dict[str, Any] = {"session_cookie": "sid", "max_age": 60, "same_site": "strict", "https_only": True}
+    made = session_middleware(**options, touch_after=5, exclude=["/static"])
     expected = DynamoDBSessionMiddleware if toggle == "true" else SessionMiddleware
     factory: Any = made.cls
     kwargs: Any = made.kwargs
@@ -287,5 +294,89 @@ def test_without_a_key_the_toggle_does_not_matter() -> None:
 @pytest.mark.parametrize("toggle", ["true", "false"])
 def test_an_option_that_does_not_exist_is_refused_either_way(toggle: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USE_DYNAMODB_SESSIONS", toggle)
+    misspelt: dict[str, Any] = {"max_agee": 5}
     with pytest.raises(TypeError, match="max_agee"):
-        Starlette(middleware=[session_middleware(secret_key=KEY, max_agee=5)]).build_middleware_stack()
+        Starlette(middleware=[session_middleware(secret_key=KEY, **misspelt)]).build_middleware_stack()
+
+
+@pytest.mark.parametrize("toggle", ["true", "false"])
+def test_options_may_be_given_by_position(toggle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_DYNAMODB_SESSIONS", toggle)
+    assert (
+        session_middleware([KEY], "sid", 60).kwargs
+        == session_middleware(secret_key=[KEY], session_cookie="sid", max_age=60).kwargs
+    )
+
+
+def test_what_a_release_of_starlette_does_not_know_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """0.27 knows neither `domain` nor `partitioned`."""
+
+    class Old:
+        def __init__(
+            self,
+            app: Any,
+            secret_key: Any,
+            session_cookie: Any,
+            max_age: Any,
+            path: Any,
+            same_site: Any,
+            https_only: Any,
+        ) -> None: ...
+
+    monkeypatch.setattr("dynamodb_sessions.middleware.SessionMiddleware", Old)
+    made = session_middleware(secret_key=KEY, domain="example.com")
+    assert set(made.kwargs) == set(inspect.signature(Old).parameters) - {"app"}
+    assert "do without what is given as domain" in caplog.text
+
+
+def test_the_options_are_the_middlewares_own() -> None:
+    options = [*inspect.signature(DynamoDBSessionMiddleware).parameters.values()]
+    assert [*inspect.signature(session_middleware).parameters.values()] == options[1:]
+
+
+def test_no_option_is_listed_twice() -> None:
+    """Only the constructor has them all; what checks some has no more than those."""
+    options = set(inspect.signature(DynamoDBSessionMiddleware).parameters) - {"app"}
+    tree = ast.parse(inspect.getsource(inspect.getmodule(DynamoDBSessionMiddleware) or pytest))
+    listed = [
+        len(options & {each.arg for each in (*node.args.args, *node.args.kwonlyargs)})
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert sorted(listed)[-2:] == [3, len(options)]
+
+
+RIGHT = """
+import dynamodb_sessions
+from dynamodb_sessions import session_middleware
+
+session_middleware()
+session_middleware("key", "sid", 60, same_site="strict", exclude=["/static"], fallback="error")
+reveal_type(session_middleware(max_age=None, store=dynamodb_sessions.MemoryStore()))
+"""
+
+
+@pytest.mark.parametrize(
+    "checker", [["mypy", "--strict"], ["pyright", "--pythonpath", sys.executable]], ids=["mypy", "pyright"]
+)
+def test_type_checkers_know_the_options(checker: list[str], tmp_path: Path) -> None:
+    """A typo, a value of the wrong type and one that is not among the choices: one error in each line, no others."""
+    wrong = ["max_agee=60", 'max_age="60"', 'same_site="Lax"', "0"]
+    text = RIGHT + "".join(f"session_middleware({given})\n" for given in wrong)
+    (tmp_path / "snippet.py").write_text(text)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    source = str(Path(inspect.getfile(session_middleware)).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", *checker, "snippet.py"],
+        cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": source, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    errors = {int(line) for line in re.findall(r"snippet\.py:(\d+)(?::\d+)?(?: -)?:? error", done.stdout)}
+    assert errors == {text.splitlines().index(f"session_middleware({given})") + 1 for given in wrong}, done.stdout
+    assert re.search(r"[Tt]ype (of .* )?is \"(starlette\.middleware\.)?Middleware\"", done.stdout), done.stdout

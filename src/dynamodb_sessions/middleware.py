@@ -3,11 +3,12 @@
 What those do is in `web/request_cycle.py`. Whatever keeps the contract of `stores/contract.py` will do as a store.
 """
 
+import functools
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
 
 from starlette.datastructures import Secret
 from starlette.middleware import Middleware
@@ -22,6 +23,7 @@ from dynamodb_sessions.stores.contract import OwnerStore, ProbedStore, SessionSt
 from dynamodb_sessions.stores.memory import MemoryStore
 from dynamodb_sessions.stores.observed_store import ObservedStore
 from dynamodb_sessions.web.cookie import SessionCookie
+from dynamodb_sessions.web.misconfigured import Misconfigured, is_built_for_a_message
 from dynamodb_sessions.web.request_cycle import Commits, RequestCycle, Setup
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dynamodb_sessions")
 
 SameSite = Literal["lax", "strict", "none"]
+Options = ParamSpec("Options")
 
 
 class DynamoDBSessionMiddleware:
@@ -47,7 +50,8 @@ class DynamoDBSessionMiddleware:
     import_cookie: name of the cookie of Starlette's own middleware, whose sessions are adopted, each once, if they
     are signed with `import_secret_key`, or `secret_key`, not before `import_signed_after`, and before
     `import_signed_before`: epoch seconds, or a datetime with a time zone. on_event: called with a SessionEvent after
-    each operation on a stored session. Raises ConfigurationError.
+    each operation on a stored session. Raises ConfigurationError, unless Starlette makes it while a server runs: then
+    one ERROR in the log says why every request is answered 500.
     """
 
     def __init__(
@@ -74,34 +78,41 @@ class DynamoDBSessionMiddleware:
         import_signed_before: float | datetime | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
-        lifetimes, cookie, imports = _check(
-            secret_key=secret_key,
-            session_cookie=session_cookie,
-            max_age=max_age,
-            path=path,
-            same_site=same_site,
-            https_only=https_only,
-            domain=domain,
-            partitioned=partitioned,
-            store=store,
-            absolute_max_age=absolute_max_age,
-            touch_after=touch_after,
-            fallback=fallback,
-            exclude=exclude,
-            max_sessions_per_owner=max_sessions_per_owner,
-            import_cookie=import_cookie,
-            import_secret_key=import_secret_key,
-            import_signed_after=import_signed_after,
-            import_signed_before=import_signed_before,
-            on_event=on_event,
-        )
-        self._store_of_ours: DynamoDBStore | None = None
-        if store is None:
-            store = store_from_environment()
-            # Else whoever has made it closes it.
-            self._store_of_ours = None if isinstance(store, MemoryStore) else store
-        fallback_store = None if isinstance(store, MemoryStore) else _fallback_of(store, fallback)
         self.app = app
+        self._instead: Misconfigured | None = None
+        self._store_of_ours: DynamoDBStore | None = None
+        try:
+            _check_store(store, fallback, max_sessions_per_owner)
+            self._excluded = _checked_prefixes(exclude)
+            check_on_event(on_event)
+            keys = settings.secret_keys(secret_key)
+            imports = _check_imports(
+                import_cookie,
+                keys,
+                import_secret_key=import_secret_key,
+                import_signed_after=import_signed_after,
+                import_signed_before=import_signed_before,
+            )
+            cookie = SessionCookie(
+                keys,
+                name=session_cookie,
+                path=path,
+                same_site=same_site,
+                https_only=https_only,
+                domain=domain,
+                partitioned=partitioned,
+            )
+            lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
+            if store is None:
+                store = store_from_environment()
+                # Else whoever has made it closes it.
+                self._store_of_ours = None if isinstance(store, MemoryStore) else store
+        except ConfigurationError as error:
+            if not is_built_for_a_message():
+                raise
+            self._instead = Misconfigured(error)
+            return
+        fallback_store = None if isinstance(store, MemoryStore) else _fallback_of(store, fallback)
         self.store: SessionStore = fallback_store or store
         self.setup = Setup(
             cookie=cookie,
@@ -113,10 +124,11 @@ class DynamoDBSessionMiddleware:
             imports=imports,
             commits=Commits(),
         )
-        self._excluded = tuple(prefix.rstrip("/") for prefix in exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
+        if self._instead is not None:
+            await self._instead(scope, receive, send)
+        elif scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
             await RequestCycle(self.setup, scope, receive, send).run(self.app)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
@@ -161,31 +173,52 @@ class DynamoDBSessionMiddleware:
         await self.app(scope, next_message, pass_on)
 
 
+def _with_options_of(
+    middleware: Callable[Concatenate[ASGIApp, Options], object],
+) -> Callable[[Callable[..., Middleware]], Callable[Options, Middleware]]:
+    """Let a function take a middleware's options: all its parameters but the app. It gets them by name.
+
+    So the options are listed once, in the middleware. Type checkers and editors know them, and an unknown one raises a
+    TypeError.
+    """
+    signature = inspect.signature(middleware)
+
+    def decorate(function: Callable[..., Middleware]) -> Callable[Options, Middleware]:
+        @functools.wraps(function)
+        def decorated(*args: Options.args, **kwargs: Options.kwargs) -> Middleware:
+            given = signature.bind(None, *args, **kwargs).arguments
+            return function(**{name: value for name, value in given.items() if name != "app"})
+
+        options = [parameter for name, parameter in signature.parameters.items() if name != "app"]
+        shown = signature.replace(parameters=options, return_annotation=Middleware)
+        decorated.__signature__ = shown  # type: ignore[attr-defined] # What `help` and editors at run time read.
+        return decorated
+
+    return decorate
+
+
+@_with_options_of(DynamoDBSessionMiddleware)
 def session_middleware(**options: Any) -> Middleware:
     """Return DynamoDBSessionMiddleware if USE_DYNAMODB_SESSIONS is on, else Starlette's cookie sessions.
 
     Options are DynamoDBSessionMiddleware's. Starlette's middleware gets those it knows, with the same defaults and
     the newest key; a warning names the others. Raises ConfigurationError, or TypeError for an option of neither.
     """
-    given = inspect.signature(DynamoDBSessionMiddleware).bind(None, **options)
-    given.apply_defaults()
-    arguments = {name: value for name, value in given.arguments.items() if name != "app"}
-    arguments["secret_key"] = keys = settings.secret_keys(arguments["secret_key"])
-    _, cookie, _ = _check(**arguments)
+    # What would fail in production fails in development. No client is built for it.
+    store = options.get("store")
+    ours = DynamoDBSessionMiddleware(_no_app, **{**options, "store": MemoryStore() if store is None else store})
     if settings.use_dynamodb():
         return Middleware(DynamoDBSessionMiddleware, **options)
-    known: tuple[str, ...] = ("session_cookie", "max_age", "path", "same_site")
-    # What only newer releases of Starlette know is passed only if it is used.
-    known += tuple(name for name in ("domain", "partitioned") if arguments[name])
-    unknown = [name for name in options if name not in (*known, "secret_key", "https_only") and options[name]]
+    theirs = inspect.signature(SessionMiddleware).parameters
+    unknown = [name for name, value in options.items() if name not in theirs and value]
     if unknown:
         logger.warning("Starlette's cookie sessions do without what is given as %s", ", ".join(unknown))
-    return Middleware(
-        SessionMiddleware,
-        secret_key=keys[0],
-        https_only=bool(cookie.https_only),
-        **{name: arguments[name] for name in known},
-    )
+    known = {name: each.default for name, each in inspect.signature(session_middleware).parameters.items()} | options
+    # Those that are neither given nor on by default are left to Starlette.
+    known = {name: value for name, value in known.items() if name in theirs and (name in options or value)}
+    known["secret_key"] = settings.secret_keys(options.get("secret_key"))[0]
+    known["https_only"] = bool(ours.setup.cookie.https_only)
+    return Middleware(SessionMiddleware, **known)
 
 
 def store_from_environment() -> "DynamoDBStore | MemoryStore":
@@ -206,65 +239,31 @@ def _fallback_of(store: SessionStore, fallback: str) -> "FallbackStore | None":
     return store if isinstance(store, FallbackStore) else None
 
 
-def _check(
-    *,
-    secret_key: Any,
-    session_cookie: str,
-    max_age: int | None,
-    path: str,
-    same_site: str,
-    https_only: bool | None,
-    domain: str | None,
-    partitioned: bool,
-    store: SessionStore | None,
-    absolute_max_age: int | None,
-    touch_after: int | None,
-    fallback: str,
-    exclude: Sequence[str],
-    max_sessions_per_owner: int | None,
-    import_cookie: str | None,
-    import_secret_key: Any,
-    import_signed_after: float | datetime | None,
-    import_signed_before: float | datetime | None,
-    on_event: OnEvent | None,
-) -> "tuple[Lifetimes, SessionCookie, StarletteCookie | None]":
-    """Return the options as they are used. Raises ConfigurationError for those that cannot be."""
+async def _no_app(*_: object) -> None:
+    """Stand in for an app where options are only checked."""
+
+
+def _check_store(store: SessionStore | None, fallback: str, max_sessions_per_owner: int | None) -> None:
     if store is not None and (isinstance(store, type) or not isinstance(store, SessionStore)):
         raise ConfigurationError(f"store={store!r} is no session store")
     if fallback not in ("memory", "error"):
         raise ConfigurationError(f'fallback={fallback!r} must be "memory" or "error"')
+    if max_sessions_per_owner is None:
+        return
+    if isinstance(max_sessions_per_owner, bool) or not isinstance(max_sessions_per_owner, int):
+        raise ConfigurationError(f"max_sessions_per_owner={max_sessions_per_owner!r} must be None or a whole number")
+    if max_sessions_per_owner < 1:
+        raise ConfigurationError(f"max_sessions_per_owner={max_sessions_per_owner} must be at least 1")
+    if store is not None and not isinstance(store, OwnerStore):
+        raise ConfigurationError(f"max_sessions_per_owner needs a store that lists sessions by owner: {store!r}")
+
+
+def _checked_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(exclude, list | tuple) or not all(
         isinstance(prefix, str) and prefix[:1] == "/" for prefix in exclude
     ):
         raise ConfigurationError(f"exclude={exclude!r} must be a list of path prefixes, each beginning with /")
-    if max_sessions_per_owner is not None:
-        if isinstance(max_sessions_per_owner, bool) or not isinstance(max_sessions_per_owner, int):
-            raise ConfigurationError(
-                f"max_sessions_per_owner={max_sessions_per_owner!r} must be None or a whole number"
-            )
-        if max_sessions_per_owner < 1:
-            raise ConfigurationError(f"max_sessions_per_owner={max_sessions_per_owner} must be at least 1")
-        if store is not None and not isinstance(store, OwnerStore):
-            raise ConfigurationError(f"max_sessions_per_owner needs a store that lists sessions by owner: {store!r}")
-    check_on_event(on_event)
-    keys = settings.secret_keys(secret_key)
-    imports = _check_imports(
-        import_cookie,
-        keys,
-        import_secret_key=import_secret_key,
-        import_signed_after=import_signed_after,
-        import_signed_before=import_signed_before,
-    )
-    cookie = SessionCookie(
-        keys,
-        name=session_cookie,
-        path=path,
-        same_site=same_site,
-        https_only=https_only,
-        domain=domain,
-        partitioned=partitioned,
-    )
-    return Lifetimes(max_age, absolute_max_age, touch_after), cookie, imports
+    return tuple(prefix.rstrip("/") for prefix in exclude)
 
 
 def _check_imports(import_cookie: str | None, keys: list[str], **options: Any) -> "StarletteCookie | None":

@@ -16,6 +16,7 @@ from typing import Any
 import boto3
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from dynamodb_sessions.stores import table_schema
@@ -69,9 +70,12 @@ def eventually(find: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def run(folder: Path, environment: Environment, app: str = "forgiving", workers: int = 1) -> Iterator[Server]:
+def run(
+    folder: Path, environment: Environment, app: str = "forgiving", workers: int = 1, lifespan: str = "auto"
+) -> Iterator[Server]:
     log = folder / f"{uuid.uuid4().hex}.log"
-    command = [sys.executable, "-m", "uvicorn", f"tests.helpers.apps:{app}", "--port", "0", "--workers", str(workers)]
+    app = app if ":" in app else f"tests.helpers.apps:{app}"
+    command = [sys.executable, "-m", "uvicorn", app, "--port", "0", "--workers", str(workers), "--lifespan", lifespan]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -263,3 +267,60 @@ def test_a_server_without_dynamodb_starts_serves_and_says_so(moto_url: str, fold
         browser.get("/put/user")
         assert browser.get("/look").json()["session"] == {"user": True}
     assert "sessions are kept in this process and end with it: DynamoDB said ResourceNotFoundException" in error
+
+
+FORGOTTEN: Environment = {}
+MISSPELT = {"SESSION_SECRET_KEY": KEY, "USE_DYNAMODB_SESSIONS": "maybe"}
+
+
+@pytest.mark.parametrize("app", ["examples.minimal:app", "forgiving"])
+@pytest.mark.parametrize(
+    ("environment", "cause"),
+    [
+        (FORGOTTEN, "no secret_key is given and SESSION_SECRET_KEY is not set: make one with: python -c"),
+        (MISSPELT, "USE_DYNAMODB_SESSIONS='maybe' must be one of"),
+    ],
+    ids=["forgotten", "misspelt"],
+)
+def test_what_keeps_sessions_from_being_set_up_is_told_once(
+    environment: Environment, cause: str, app: str, folder: Path
+) -> None:
+    with serve(folder, environment, app) as server, server.browser() as browser:
+        for path in ("/", "/look", "/nowhere"):
+            answer = browser.get(path)
+            assert (answer.status_code, answer.text) == (500, "Internal Server Error")
+        server.end()
+    told = [line for line in server.said().splitlines() if cause in line]
+    prefix = "ERROR [dynamodb_sessions] " if app == "forgiving" else ""
+    assert [line.partition(cause)[0] for line in told] == [
+        f"{prefix}no request can be served, because sessions cannot be set up: ConfigurationError: "
+    ]
+    assert "Traceback" not in server.said()
+    assert "unsupported" not in server.said()
+    assert server.said().count("ERROR") == (app == "forgiving")
+
+
+def test_a_websocket_is_denied_without_a_key(folder: Path) -> None:
+    with serve(folder, FORGOTTEN) as server:
+        with pytest.raises(InvalidStatus) as denied, connect(f"ws{server.url.removeprefix('http')}/talk"):
+            pass
+        assert denied.value.response.status_code == 500
+    assert "Traceback" not in server.said()
+
+
+def test_a_server_that_has_no_lifespan_tells_it_with_the_first_request(folder: Path) -> None:
+    with run(folder, FORGOTTEN, "examples.minimal:app", lifespan="off") as server:
+        server.url = server.wait_until_it_says(r"Uvicorn running on (http://\S+)")
+        with server.browser() as browser:
+            assert [browser.get("/").status_code for _ in range(3)] == [500] * 3
+    assert server.said().count("SESSION_SECRET_KEY is not set") == 1
+    assert "Traceback" not in server.said()
+
+
+def test_a_server_that_must_have_a_lifespan_does_not_start_without_a_key(folder: Path) -> None:
+    with run(folder, FORGOTTEN, "examples.minimal:app", lifespan="on") as server:
+        assert server.process.wait(PATIENCE) != 0
+    assert server.said().count("SESSION_SECRET_KEY is not set") == 1
+    assert "Application startup failed" in server.said()
+    assert "Uvicorn running" not in server.said()
+    assert "Traceback" not in server.said()

@@ -1,12 +1,13 @@
 """What a client is told: a response that sets the cookie, or varies by it, and one that says to come back later."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 _RETRY_AFTER = "5"
 _TRY_AGAIN_LATER = 1013
+_INTERNAL_ERROR = 1011
 
 
 def add_headers(message: Message, *, vary: bool, cookies: Sequence[str]) -> None:
@@ -33,15 +34,33 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
     A websocket, which is not open yet, is denied with the same response, where the server can: "Websocket Denial
     Response" of the ASGI specification. Else it is closed with 1013, which a browser sees as a 403.
     """
-    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+    if not _can_respond(scope):
         await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "Try again later"})
         return
+    await _respond(scope, receive, send, 503, "Service Unavailable", {"Retry-After": _RETRY_AFTER})
+
+
+async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 500, as Starlette does; a websocket is denied with it, or closed with 1011. Coming back will not help."""
+    if not _can_respond(scope):
+        await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": "Internal Server Error"})
+        return
+    await _respond(scope, receive, send, 500, "Internal Server Error", {})
+
+
+def _can_respond(scope: Scope) -> bool:
+    return scope["type"] != "websocket" or "websocket.http.response" in scope.get("extensions", {})
+
+
+async def _respond(
+    scope: Scope, receive: Receive, send: Send, status: int, text: str, headers: Mapping[str, str]
+) -> None:
     from starlette.responses import PlainTextResponse  # noqa: PLC0415 - rarely wanted, and slow to import
 
-    response = PlainTextResponse("Service Unavailable", 503, {"Retry-After": _RETRY_AFTER, "Cache-Control": "no-store"})
+    response = PlainTextResponse(text, status, {**headers, "Cache-Control": "no-store"})
     if scope["type"] == "websocket":
         prefix = "websocket."
-        await send({"type": f"{prefix}http.response.start", "status": 503, "headers": response.raw_headers})
+        await send({"type": f"{prefix}http.response.start", "status": status, "headers": response.raw_headers})
         await send({"type": f"{prefix}http.response.body", "body": response.body})
         return
     await response(scope, receive, send)
