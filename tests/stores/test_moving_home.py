@@ -93,7 +93,7 @@ async def an_app(store: Any) -> Starlette:
 
     async def elsewhere(request: Request) -> JSONResponse:
         session = request.scope["session"]
-        return JSONResponse(await session.store.revoke_owner(ALICE, keep=session.id))
+        return JSONResponse(await session.info.store.revoke_owner(ALICE, keep=session.info.id))
 
     def logout(request: Request) -> JSONResponse:
         request.session.clear()
