@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 import dynamodb_sessions
+from dynamodb_sessions import Session
 from dynamodb_sessions.agents import DynamoDBConversation
+from dynamodb_sessions.session.state import SessionState
+from dynamodb_sessions.web.overlapped_touch import OverlappedTouch
+from dynamodb_sessions.web.request_cycle import RequestCycle
 
 ROOT = Path(dynamodb_sessions.__file__).parent
 PACKAGE = ROOT.name
@@ -110,6 +114,30 @@ def test_every_folder_states_its_law() -> None:
     for folder in [ROOT / wing for wing in WINGS]:
         law = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
         assert law.count(". ") + law.count(".\n") + law.endswith(".") >= 2, folder.name
+
+
+def test_every_longer_method_says_what_it_does() -> None:
+    """How it is made is said by the class."""
+    silent = [
+        f"{name}.{kind.name}.{method.name}"
+        for name, tree in sources()
+        if room(name) in {"web", "session", "stores"}
+        for kind in ast.walk(tree)
+        if isinstance(kind, ast.ClassDef)
+        for method in kind.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+        and method.name not in ("__init__", "__post_init__")
+        and (method.end_lineno or 0) - method.lineno >= 5
+        and ast.get_docstring(method) is None
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("kind", [RequestCycle, SessionState, OverlappedTouch, Session])
+def test_what_a_request_and_its_session_hold_can_be_held_in_the_mind(kind: type) -> None:
+    held: tuple[str, ...] = kind.__dict__["__slots__"]
+    assert len(held) <= 12
+    assert not hasattr(kind.__new__(kind), "__dict__"), "nothing is added later, and no class stands in for it"
 
 
 def test_stores_see_python_values_in_two_places_only() -> None:

@@ -2,8 +2,12 @@
 
 import ast
 import inspect
+import json
+import os
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +18,7 @@ import pytest
 from dynamodb_sessions import DynamoDBSessionMiddleware, settings
 from dynamodb_sessions.agents import conversation
 from dynamodb_sessions.stores import table_schema
-from tests.conftest import KEY
+from tests.conftest import KEY, PYRIGHT
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -87,6 +91,33 @@ def test_python_runs(block: Block) -> None:
     # An error is to name the page's own line.
     code = compile("\n" * block.line + block.text, block.page, "exec")
     exec(code, {"__name__": "readme"})
+
+
+@pytest.fixture(scope="module")
+def typed_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every Python block of the pages, as a module of its own."""
+    folder = tmp_path_factory.mktemp("blocks")
+    for block in blocks(*PAGES):
+        if block.language == "python":
+            (folder / f"{block.page.stem.replace('-', '_').lower()}_{block.line}.py").write_text(block.text)
+        assert "type: ignore" not in block.text
+    return folder
+
+
+def test_python_passes_mypy(typed_blocks: Path) -> None:
+    command = [sys.executable, "-m", "mypy", "--strict", "--explicit-package-bases", str(typed_blocks)]
+    environment = os.environ | {"MYPYPATH": os.pathsep.join((str(PROJECT / "src"), str(PROJECT)))}
+    checked = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
+
+
+def test_python_passes_pyright(typed_blocks: Path) -> None:
+    pyright = os.environ.get("PYRIGHT") or shutil.which("pyright") or PYRIGHT.is_missing()
+    paths = [str(PROJECT / "src"), str(PROJECT)]
+    (typed_blocks / "pyrightconfig.json").write_text(json.dumps({"include": ["."], "extraPaths": paths}))
+    command = [pyright, "--pythonpath", sys.executable, "--project", str(typed_blocks)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_the_first_python_block_is_the_minimal_example() -> None:

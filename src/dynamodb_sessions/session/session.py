@@ -146,6 +146,7 @@ class Session(dict[str, Any]):
     # Ways to read.
 
     def __getitem__(self, key: str) -> Any:
+        """As dict's."""
         state = self._state
         if state.use is not _USED:
             state.mark_used()

@@ -2,10 +2,18 @@
 
 Only those have to be compared with what is stored: a request that reads one key encodes one value, not all. Values that
 cannot be changed in place need no watching; of others an imprint is taken when they are handed out.
+
+The imprint is what `marshal` makes of the value: a list or a dict can be changed long after it was given away, without
+a word to the session, so that the only way to tell is to look again. To compare with the stored JSON would mean to
+encode each value that was read, in every request; marshal does the same job several times as fast. It need not be
+exact, only safe: two values that differ never have one imprint, while one value may have two (an object that something
+else refers to is written differently), which costs one comparison of JSON. Without it a change of `session["cart"]`
+would be lost, or every read would cost what a write does. Nothing is ever loaded from an imprint, and none leaves the
+process.
 """
 
 import marshal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dynamodb_sessions.codec import encode, same
@@ -18,7 +26,7 @@ CONSTANTS = frozenset((str, int, float, bool, type(None)))
 class Tracking:
     """The keys of one session that may have changed. Several threads of one request may use it at once."""
 
-    __slots__ = ("_all_written", "_handed_out", "on_write", "written")
+    __slots__ = ("_all_written", "_handed_out", "written")
 
     def __init__(self) -> None:
         self._handed_out: dict[str, bytes | None] = {}
@@ -29,8 +37,6 @@ class Tracking:
         self._all_written = False
         self.written: set[str] = set()
         """Keys that were set or removed since anything was stored."""
-        self.on_write: Callable[[], None] | None = None
-        """Called once, when something is next set or removed."""
 
     def hand_out(self, key: str, value: Any) -> None:
         """Note that a value is given away, which can then be changed without a word."""
@@ -40,9 +46,6 @@ class Tracking:
     def write(self, key: str) -> None:
         """Note that an entry is set or removed."""
         self.written.add(key)
-        if self.on_write is not None:
-            on_write, self.on_write = self.on_write, None
-            on_write()
         self._handed_out[key] = None
 
     def write_all(self) -> None:

@@ -159,6 +159,7 @@ class DynamoDBStore:
         consistency: Consistency = "default",
         on_moved: OnMoved | None = None,
     ) -> Record | None:
+        """As the contract says: one GetItem, and a strong one if the first is older than what the browser has seen."""
         consistent = consistency == "strong" or (
             consistency == "default"
             and (self._consistent_read or now - self._written.get(session_id, 0) <= _STALE_SECONDS)
@@ -182,6 +183,7 @@ class DynamoDBStore:
         fresh_id: Callable[[], str] | None = None,
         bury_until: int | None = None,
     ) -> Record | None:
+        """As the contract says: a PutItem, or a transaction with the marker that the session in its place leaves."""
         check_size(record)
         operation = self._calls.begin()
         while True:
@@ -208,6 +210,7 @@ class DynamoDBStore:
             record = replace(record, id=fresh_id())
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
+        """As the contract says: one UpdateItem, and a second, deciding attempt only where the first cannot be known."""
         changed = changes.apply(record)
         check_size(changed, before=record)
         operation = self._calls.begin()
@@ -222,6 +225,7 @@ class DynamoDBStore:
         return stored
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
+        """As the contract says: one transaction of two writes. The old id then holds a marker."""
         operation = self._calls.begin()
         stored: Record | None = record
         while stored is not None:
@@ -259,6 +263,7 @@ class DynamoDBStore:
         version: int | None = None,
         bury_until: int | None = None,
     ) -> bool:
+        """As the contract says: one DeleteItem, or a tombstone in its place where a creation may still come."""
         operation, now = self._calls.begin(), wall_clock()
         if record is None and version is None and not is_random(session_id):
             # What others may begin anew under an id of their own is not to be ended by an attempt of ours that is late.
@@ -420,6 +425,7 @@ class DynamoDBStore:
         return Health(True, "dynamodb", "the table answers")
 
     async def _ids_of(self, owner: str) -> AsyncIterator[str]:
+        """Yield the ids that the index has for an owner, oldest first. It hears of changes a moment late."""
         pages = self._calls.pages(
             "query",
             TableName=self.table_name,
@@ -464,6 +470,7 @@ class DynamoDBStore:
     async def _create_once(
         self, operation: Operation, record: Record, replaces: str | None, now: int, bury_until: int | None
     ) -> None:
+        """Make one attempt to create: the item alone, or in one transaction with what takes the place of `replaces`."""
         put = {
             "TableName": self.table_name,
             **update_expression.creation(record, operation.id, now, self._compress_over),
@@ -517,6 +524,7 @@ class DynamoDBStore:
     async def _update(
         self, operation: Operation, record: Record, changes: Changes, changed: Record, now: int
     ) -> Record | None:
+        """Make the first attempt to change what is stored, and settle it if what became of it is not clear."""
         request = update_expression.first_attempt(record, changes, operation.id, now, self._compress_over)
         try:
             answer = await self._write(operation, changed, "update_item", TableName=self.table_name, **request)
@@ -738,6 +746,7 @@ class DynamoDBStore:
         return ended
 
     def _note_written(self, now: int, *session_ids: str | None) -> None:
+        """Note what this process has written: for two seconds, reads of it are strong. The oldest are forgotten."""
         if self._consistent_read:
             return
         with self._noting:
@@ -762,6 +771,7 @@ class DynamoDBStore:
         return item_format.from_item(session_id, found, now), item_format.operations(found)
 
     async def _item(self, operation: Operation, session_id: str, *, consistent: bool) -> dict[str, Any] | None:
+        """Return a session's item; None: there is none. Raises StoreUnavailable if the answer is of something else."""
         answer = await self._calls.read(
             operation,
             "get_item",
@@ -792,6 +802,7 @@ class DynamoDBStore:
             await self._write(operation, record, "transact_write_items", **parameters)
 
     async def _write(self, operation: Operation, record: Record, name: str, **parameters: Any) -> dict[str, Any]:
+        """Make one attempt to write. Raises SessionTooLarge, which names the largest keys, if the item is."""
         try:
             return await self._calls.attempt(operation, name, **parameters)
         except ItemTooLarge:  # Others have added to the session since it was loaded.

@@ -187,6 +187,11 @@ class FallbackStore:
         return here
 
     async def _bring_home(self, memory: MemoryStore, session_id: str, now: int) -> str:
+        """Move a session from memory to DynamoDB. Return the id that it has there, or the old one if it has ended.
+
+        Others may change or end it in memory meanwhile: what they changed is taken along until nothing differs, and if
+        it was ended, so is what was moved.
+        """
         record = await memory.load(session_id, now=now)
         if record is None:
             return await self._where_it_is(session_id, now)
@@ -250,6 +255,7 @@ class FallbackStore:
         fresh_id: Callable[[], str] | None = None,
         bury_until: int | None = None,
     ) -> Record | None:
+        """As the contract says, where sessions are kept just now. One in place of another ends that, wherever it is."""
         if not await self._is_primary() and (replaces is None or await self._remember_end_of(replaces)):
             if fresh_id is not None:
                 record = replace(record, id=new_memory_id())
@@ -286,6 +292,7 @@ class FallbackStore:
         version: int | None = None,
         bury_until: int | None = None,
     ) -> bool:
+        """As the contract says, wherever the session is. What DynamoDB cannot be told now, it is told later."""
         is_primary = await self._is_primary()
         if self._in_use:
             is_only_here = await self._is_only_here(session_id)
@@ -387,6 +394,7 @@ class FallbackStore:
                 await self.primary.create(record, now=now)
 
     async def _is_primary(self) -> bool:
+        """Whether DynamoDB serves this call: probe it if that is due. Raises the probe's error if memory may not."""
         if self._initialised:
             return True
         if not self._probed:
@@ -430,6 +438,7 @@ class FallbackStore:
             self._probing = False
 
     async def _heal(self) -> None:
+        """Probe DynamoDB, tell it of the logouts that wait for it, or wait twice as long before the next probe."""
         try:
             if self.primary.probe() and await self._apply_logouts():
                 logger.warning("sessions are kept in DynamoDB again")
@@ -484,6 +493,7 @@ class FallbackStore:
                 del notes[next(iter(notes))]
 
     def _complain_of_logouts(self) -> None:
+        """Tell in the log that logouts are being forgotten, every five minutes at most."""
         now = self._clock()
         with self._lock:
             if now < self._next_complaint_of_logouts:
@@ -492,6 +502,7 @@ class FallbackStore:
         logger.error("more than %d logouts wait for DynamoDB: the oldest is forgotten", _MAX_LOGOUTS)
 
     def _complain(self) -> None:
+        """Tell in the log that sessions are in memory, and why, every five minutes at most."""
         now = self._clock()
         with self._lock:
             if now < self._next_complaint:

@@ -66,6 +66,7 @@ class MemoryStore:
         consistency: Consistency = "default",  # noqa: ARG002
         on_moved: OnMoved | None = None,
     ) -> Record | None:
+        """As the contract says. What is past its expiry is removed, and does not exist."""
         with self._lock:
             record = self._live(session_id, now)
             has_moved = record is None and self._moved.get(session_id, ("", 0))[1] > now
@@ -82,6 +83,7 @@ class MemoryStore:
         fresh_id: Callable[[], str] | None = None,  # noqa: ARG002 - here it is always known what became of an attempt
         bury_until: int | None = None,  # noqa: ARG002 - nothing is moved here
     ) -> Record | None:
+        """As the contract says. Beyond the bounds, the sessions that were used the longest ago are dropped."""
         size = check_size(record)
         with self._lock:
             if self._live(record.id, now) is not None:
@@ -106,6 +108,7 @@ class MemoryStore:
         version: int | None = None,
         bury_until: int | None = None,  # noqa: ARG002 - nothing is moved here
     ) -> bool:
+        """As the contract says. A session that has moved is looked for where it is now."""
         with self._lock:
             if record is not None and version is None:
                 self._remove_moved(session_id, record)
@@ -162,6 +165,7 @@ class MemoryStore:
         return Health(True, self.mode, self.mode_reason)
 
     def _change(self, record: Record, change: Callable[[Record], Record], now: int) -> Record | None:
+        """Put what `change` makes of a stored record in its place. None: the session does not exist any more."""
         with self._lock:
             stored = self._live(record.id, now)
             if stored is None or not is_same(stored, record):
@@ -180,6 +184,7 @@ class MemoryStore:
             return changed
 
     def _note_moved(self, session_id: str, moved_to: str, now: int) -> None:
+        """Remember for a minute where a session has moved, of as many as there may be sessions."""
         self._moved[session_id] = moved_to, now + MOVED_SECONDS
         while self._moved:  # The oldest first, which is the first to be forgotten.
             oldest = next(iter(self._moved))
@@ -198,6 +203,7 @@ class MemoryStore:
             self._remove(here)
 
     def _live(self, session_id: str, now: int) -> Record | None:
+        """Return a record that has not expired, and note that it was used just now. The caller holds the lock."""
         record, _ = self._records.get(session_id, (None, 0))
         if record is None:
             return None

@@ -31,6 +31,7 @@ class ObservedStore:
         consistency: Consistency = "default",
         on_moved: OnMoved | None = None,
     ) -> Record | None:
+        """Load, and tell of it."""
         load = self._store.load
         if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):  # Of most requests the only operation.
             return await load(session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved)
@@ -48,6 +49,7 @@ class ObservedStore:
         fresh_id: Callable[[], str] | None = None,
         bury_until: int | None = None,
     ) -> Record | None:
+        """Create, and tell of it."""
         with self._observe("create", record.id) as ending:
             created = await self._store.create(
                 record, now=now, replaces=replaces, fresh_id=fresh_id, bury_until=bury_until
@@ -75,6 +77,7 @@ class ObservedStore:
         version: int | None = None,
         bury_until: int | None = None,
     ) -> bool:
+        """Delete, and tell of it."""
         with self._observe("delete", session_id) as ending:
             deleted = await self._store.delete(session_id, record=record, version=version, bury_until=bury_until)
             ending["outcome"] = "ok" if deleted else "gone"
@@ -95,6 +98,7 @@ class ObservedStore:
 
     @contextmanager
     def _observing(self, name: str, session_id: str) -> Iterator[dict[str, Any]]:
+        """Time what the block does, add up the capacity that it consumed, and tell of it, however it ends."""
         ending = {"outcome": "cancelled"}
         units: list[float] = []
         token = capacity.set(units)
@@ -111,6 +115,7 @@ class ObservedStore:
             self._tell(SessionEvent(name, ending["outcome"], duration_ms, consumed, fingerprint(session_id)))
 
     def _tell(self, event: SessionEvent) -> None:
+        """Write one line at DEBUG, and call `on_event`, whose errors do no harm."""
         logger.debug(
             "session %s: %s %s in %.1f ms",
             event.session,

@@ -136,6 +136,7 @@ class _Write:
 
     @property
     def request(self) -> dict[str, Any]:
+        """Return the parameters of an UpdateItem that makes these changes under this condition."""
         clauses = ["SET " + ",".join(self.sets)]
         if ":one" in self.values:
             clauses.append("ADD #v :one")

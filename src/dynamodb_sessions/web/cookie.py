@@ -104,6 +104,7 @@ class SessionCookie:
         return self._read_again(cookies) if len(cookies) <= _REMEMBERED_SIZE else self._read(cookies)
 
     def _read(self, cookies: bytes) -> Sequence[CookiePayload]:
+        """Return what the cookies say, without what `read` remembers."""
         payloads: dict[str, CookiePayload] = {}
         for value in values_of(self._name, cookies):
             payload = self._verify(value) if _SIGNED.fullmatch(value) else None
@@ -129,6 +130,7 @@ class SessionCookie:
         return "; Secure" if (secure if self.https_only is None else self.https_only) else ""
 
     def _verify(self, value: bytes) -> CookiePayload | None:
+        """Return what a signed value says; None: no key of ours has signed it."""
         payload, _, signature = value.rpartition(b".")
         for age, signer in enumerate(self._signers):
             # Signing again and comparing every byte: base64 has several spellings of one signature, we issue one.

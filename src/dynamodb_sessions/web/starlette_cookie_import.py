@@ -83,6 +83,7 @@ class StarletteCookie:
         return list(found.values())
 
     def _verify(self, value: bytes) -> CookieSession | None:
+        """Return what a cookie of Starlette's carries; None: no key has signed it, it is out of time or empty."""
         for signer in self._signers:
             try:
                 payload, signed_at = signer.unsign(value, max_age=MAX_AGE, return_timestamp=True)
