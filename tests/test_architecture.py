@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_every_longer_method_says_what_it_does() -> None:
 
 
 @pytest.mark.parametrize("kind", [RequestCycle, SessionState, OverlappedTouch, Session])
-def test_what_a_request_and_its_session_hold_can_be_held_in_the_mind(kind: type) -> None:
+def test_what_a_request_and_its_session_hold_can_be_held_in_the_mind(kind: Any) -> None:
     held: tuple[str, ...] = kind.__dict__["__slots__"]
     assert len(held) <= 12
     assert not hasattr(kind.__new__(kind), "__dict__"), "nothing is added later, and no class stands in for it"
