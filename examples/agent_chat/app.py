@@ -1,4 +1,4 @@
-"""The chat's app. The web session holds who is logged in and which conversation is open; the conversation is beside it.
+"""The chat's app. The web session holds who is logged in and which conversation is open; the conversation is not in it.
 
 A conversation has an id of its own: the session's changes at every login, and another device has another session. Who
 logs in goes on with the conversation begun last, wherever that was.

@@ -535,7 +535,7 @@ def test_what_is_wrong_stands_beside_its_fix_and_fails_the_command(
     assert cli.main(["check", "--table", table_name, "--endpoint-url", endpoint_url]) == 1
     *_, wrong, fix, rest = capsys.readouterr().out.splitlines()
     assert wrong.startswith(f"✗ table              there is no table {table_name}")
-    assert fix.strip().startswith("mend it: correct SESSION_TABLE_NAME")
+    assert fix.strip().startswith("fix: correct SESSION_TABLE_NAME")
     assert rest.startswith("- the rest")
 
 

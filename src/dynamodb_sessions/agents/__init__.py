@@ -1,4 +1,4 @@
-"""What agents keep beside sessions: conversations as the OpenAI Agents SDK wants them, an item a message.
+"""What agents keep besides sessions: conversations as the OpenAI Agents SDK wants them, an item a message.
 
 Each of these takes an extra of its own, which is imported when the name is asked for.
 """

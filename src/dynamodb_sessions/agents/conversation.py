@@ -224,7 +224,7 @@ class DynamoDBConversation:
                 try:
                     return int(answer["Attributes"]["last"]["N"])
                 except (KeyError, TypeError, ValueError):
-                    raise StoreUnavailable("DynamoDB's answer is none") from None
+                    raise StoreUnavailable("DynamoDB's answer is invalid") from None
         raise SessionError(f"conversation {fingerprint(self.session_id)} belongs to somebody else")
 
     async def _update_head(self, operation: Operation, update: dict[str, Any]) -> dict[str, Any]:

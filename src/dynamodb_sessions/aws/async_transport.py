@@ -291,7 +291,7 @@ class _Attempt:
         except ValueError:
             answer = None
         if not isinstance(answer, dict) or (answer and answer.keys().isdisjoint(_SAID)):
-            raise OutcomeUnknown("DynamoDB's answer is none")
+            raise OutcomeUnknown("DynamoDB's answer is invalid")
         return answer, None
 
 

@@ -50,7 +50,7 @@ class Boto3Transport:
         if client is not None:
             if not callable(getattr(client, "get_item", None)):
                 raise ConfigurationError(
-                    f'client={client!r} must be "async" or a client, as of boto3.client("dynamodb")'
+                    f'client={client!r} must be "async" or a client, like boto3.client("dynamodb")'
                 )
             watch(client)
         else:

@@ -121,4 +121,4 @@ def _check_reply(http_response: Any, body: bytes, parsed: Mapping[str, Any], ope
         raise OutcomeUnknown("DynamoDB's answer was cut off")
     is_empty = http_response.status_code < _REDIRECT and parsed.keys() <= {"ResponseMetadata"}
     if is_empty and operation in _HAVE_A_BODY and body.strip() != b"{}":
-        raise OutcomeUnknown("DynamoDB's answer is none")
+        raise OutcomeUnknown("DynamoDB's answer is invalid")

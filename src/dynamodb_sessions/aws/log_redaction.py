@@ -31,7 +31,7 @@ def _withhold(record: logging.LogRecord) -> bool:
 
 
 def install() -> None:
-    """See to it that `redacted_logs` is heard by every logger the SDK has made. Once is enough, again does no harm."""
+    """Make sure that every logger of the SDK hears `redacted_logs`. Once is enough, again does no harm."""
     for name in tuple(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LOGGERS:
             logging.getLogger(name).addFilter(_withhold)

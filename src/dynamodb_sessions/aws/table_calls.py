@@ -78,8 +78,8 @@ class Operation:
 class TableCalls:
     """Calls DynamoDB for one table. `probe_key` names an item that nobody keeps; `create` makes the table.
 
-    Raises ConfigurationError for a table name that is none, a timeout that is not positive, or a client that cannot be
-    had.
+    Raises ConfigurationError for an invalid table name, a timeout that is not positive, or a client that cannot be
+    built.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class TableCalls:
             page = await self.read(operation or self.begin(), name, **parameters)
             items = page.get("Items")
             if not isinstance(items, list):
-                raise StoreUnavailable("DynamoDB's answer is none")
+                raise StoreUnavailable("DynamoDB's answer is invalid")
             for found in items:
                 yield found
             if "LastEvaluatedKey" not in page:

@@ -149,7 +149,7 @@ def _check(options: argparse.Namespace) -> int:
         if not options.json:
             print(f"{marks[finding.verdict]} {finding.check:18} {_printable(finding.detail)}", flush=True)
             if finding.fix:
-                print(f"{' ' * len(marks['ok'])} {'':18} mend it: {finding.fix}", flush=True)
+                print(f"{' ' * len(marks['ok'])} {'':18} fix: {finding.fix}", flush=True)
     is_well = all(finding.verdict is not doctor.Verdict.WRONG for finding in findings)
     if options.json:
         print(json.dumps({"ok": is_well, "table": target.table_name, "checks": [*map(asdict, findings)]}, indent=2))

@@ -1,4 +1,4 @@
-"""The doctor: looks at everything sessions need in DynamoDB, and names what is wrong and what mends it.
+"""The doctor: looks at everything sessions need in DynamoDB, and names what is wrong and what fixes it.
 
 It changes nothing: its writes have a condition that cannot be true, except for one session that it makes, changes and
 deletes. What it may not look at is left open, not wrong: an app's role must not have an operator's permissions.
@@ -49,26 +49,26 @@ _REFUSED = (
     "OptInRequired",
 )
 
-_MEND_REGION = "set AWS_REGION, or give --region"
-_MEND_CREDENTIALS = (
+_FIX_REGION = "set AWS_REGION, or give --region"
+_FIX_CREDENTIALS = (
     "correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the profile or role in their place"
 )
 _FIND_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose an AWS_PROFILE, or give the machine a role"
-_MEND_CONNECTION = "correct the region or the endpoint's address, and see to it that the network lets HTTPS through"
+_FIX_CONNECTION = "correct the region or the endpoint's address, and make sure that the network lets HTTPS through"
 
-# By the name of the SDK's error: which check has failed, and what mends it.
+# By the name of the SDK's error: which check has failed, and what fixes it.
 _CAUSES = {
-    "NoRegionError": ("region", _MEND_REGION),
-    "InvalidRegionError": ("region", _MEND_REGION),
+    "NoRegionError": ("region", _FIX_REGION),
+    "InvalidRegionError": ("region", _FIX_REGION),
     "NoCredentialsError": ("credentials", _FIND_CREDENTIALS),
     "PartialCredentialsError": ("credentials", _FIND_CREDENTIALS),
-    "CredentialRetrievalError": ("credentials", _MEND_CREDENTIALS),
+    "CredentialRetrievalError": ("credentials", _FIX_CREDENTIALS),
     "ProfileNotFound": ("credentials", "set AWS_PROFILE to a profile that exists"),
     "SSOError": ("credentials", "log in again: aws sso login"),
     "TokenRetrievalError": ("credentials", "log in again: aws sso login"),
     "ValueError": ("connection", "give the endpoint as a URL, like http://127.0.0.1:8000"),
-    "ConnectionError": ("connection", _MEND_CONNECTION),
-    "HTTPClientError": ("connection", _MEND_CONNECTION),
+    "ConnectionError": ("connection", _FIX_CONNECTION),
+    "HTTPClientError": ("connection", _FIX_CONNECTION),
 }
 
 _OF_NOBODY: dict[str, Any] = {
@@ -90,7 +90,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check has found, and, if that is not well, what mends it."""
+    """What one check has found, and, if that is not well, what fixes it."""
 
     check: str
     verdict: Verdict
@@ -101,7 +101,7 @@ class Finding:
 def examine(target: Target) -> Iterator[Finding]:
     """Yield what every check finds, as it finds it; after one without which there is nothing to look at, no more.
 
-    Raises ConfigurationError for a table name that is none.
+    Raises ConfigurationError for an invalid table name.
     """
     store = DynamoDBStore(target.table_name, region_name=target.region_name, endpoint_url=target.endpoint_url)
     try:
@@ -116,7 +116,7 @@ def examine(target: Target) -> Iterator[Finding]:
         yield _failed(error)
     else:
         return
-    yield Finding("the rest", Verdict.OPEN, "cannot be looked at before that is mended")
+    yield Finding("the rest", Verdict.OPEN, "cannot be looked at before that is fixed")
 
 
 class _Interrupted(Exception):
@@ -155,7 +155,7 @@ class _Examination:
         yield _ok("connection", self._client.meta.endpoint_url)
         yield _clock(got.skew)
         if got.code in _REFUSED:
-            yield _wrong("credentials", f"DynamoDB refuses them: {got.code}", _MEND_CREDENTIALS)
+            yield _wrong("credentials", f"DynamoDB refuses them: {got.code}", _FIX_CREDENTIALS)
             raise _Interrupted
         yield _ok("credentials", "accepted")
 

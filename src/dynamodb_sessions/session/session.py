@@ -135,7 +135,7 @@ class Session(dict[str, Any]):
 
         Under an id of your own it is the same session, with other content.
         """
-        # Emptied first: a commit that meanwhile runs beside this thread then stores an empty session or none, never
+        # Emptied first: a commit that runs at the same time as this thread then stores an empty session or none, never
         # what was just cleared under a new id.
         super().clear()
         if self._state.fixed_id is None:

@@ -84,7 +84,7 @@ def _is_as_stored(value: Any, stored: str | None) -> bool:
 
 
 def imprint(value: Any) -> bytes | None:
-    """Return what no other JSON value has, sooner than its JSON: nothing is ever loaded from it. None: it is none.
+    """Return what no other JSON value has, sooner than its JSON. Nothing is ever loaded from it. None: it is not JSON.
 
     One value may have several, by who else refers to its parts.
     """

@@ -98,7 +98,7 @@ class Health(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one request did to a session: only what it changed, so that others' changes beside it are kept."""
+    """What one request did to a session: only what it changed, so that what others change at the same time is kept."""
 
     expires_at: int
     set: Mapping[str, str] = field(default_factory=dict, repr=False)

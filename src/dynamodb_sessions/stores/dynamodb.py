@@ -60,8 +60,8 @@ class DynamoDBStore:
     `pip install dynamodb-sessions[async]`. `timeout` is the deadline of an operation in seconds. With
     `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen. A value
     of more than `compress_over` characters is stored compressed if it gains by it; None: never. `create_table=True`
-    creates the table on first use, for development. Raises ConfigurationError for a table name that is none, a timeout
-    that is not positive, or a client that cannot be had; anything else that is wrong shows at the first call, or
+    creates the table on first use, for development. Raises ConfigurationError for an invalid table name, a timeout
+    that is not positive, or a client that cannot be built; anything else that is wrong shows at the first call, or
     `probe`.
     """
 
@@ -399,7 +399,7 @@ class DynamoDBStore:
     async def scan(self, *, now: int | None = None, include_expired: bool = False) -> AsyncIterator[Record]:
         """Yield every session of the table, in no particular order: for an operator, whose role allows Scan.
 
-        Where a session has moved, or has never been, is none. What cannot be read is left out, with a warning.
+        Where a session has moved, or has never been, is left out. What cannot be read is left out, with a warning.
         """
         at = wall_clock() if now is None else now
         async for found in self._calls.pages("scan", TableName=self.table_name):
@@ -783,7 +783,7 @@ class DynamoDBStore:
             return None
         found: dict[str, Any] = answer["Item"]
         if not isinstance(found, dict):
-            raise StoreUnavailable("DynamoDB's answer is none")
+            raise StoreUnavailable("DynamoDB's answer is invalid")
         if found.get(table_schema.KEY) != {"S": session_id}:
             # A client that is shared across a fork reads its parent's answers.
             raise StoreUnavailable(
@@ -812,13 +812,13 @@ class DynamoDBStore:
 
 
 def _id_of(item: Any) -> str:
-    """Return the id of an item that an answer holds. Raises StoreUnavailable if the answer is none of DynamoDB's."""
+    """Return the id of an item that an answer holds. Raises StoreUnavailable if the answer is not one of DynamoDB's."""
     try:
         session_id = item[table_schema.KEY]["S"]
     except (KeyError, TypeError):
         session_id = None
     if not isinstance(session_id, str):
-        raise StoreUnavailable("DynamoDB's answer is none")
+        raise StoreUnavailable("DynamoDB's answer is invalid")
     return session_id
 
 
@@ -859,7 +859,7 @@ def _heard(changed: Record, answer: dict[str, Any], changes: Changes) -> Record:
         version = int(told["version"]["N"]) if "version" in told else changed.version
         expires_at = int(told[table_schema.TTL]["N"]) if table_schema.TTL in told else changed.expires_at
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise StoreUnavailable("DynamoDB's answer is none") from None
+        raise StoreUnavailable("DynamoDB's answer is invalid") from None
     if version == changed.version and expires_at == changed.expires_at:
         return changed
     max_age = changed.max_age

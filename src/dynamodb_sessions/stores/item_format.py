@@ -32,7 +32,7 @@ MAX_RATIO = 10
 """How many times as long a value may be as what is stored of it, if it is stored without knowing all the others."""
 
 _MAX_UNPACKED = (MAX_RATIO + 2) * MAX_RECORD_SIZE
-"""Characters of one item, uncompressed, that are read. What has a higher ratio is only stored beside known values."""
+"""Characters of one item, uncompressed, that are read. What has a higher ratio is only stored with known values."""
 
 
 _MALFORMED = (
@@ -65,7 +65,7 @@ def pack(value: str, compress_over: int | None) -> dict[str, Any]:
 
 
 def unpack(attribute: Mapping[str, Any]) -> str:
-    """Return the value that is held. Raises KeyError, TypeError or ValueError if it is none."""
+    """Return the value that is held. Raises KeyError, TypeError or ValueError if it is invalid."""
     if "S" in attribute:
         text: str = attribute["S"]
         return text

@@ -28,7 +28,7 @@ class OverlappedTouch:
     which needs nothing from the handler, so it is made while the handler waits for its own database: without this, each
     such response would be later by a whole call. Three things follow.
 
-    It is a task beside the app, in a task group, so it never outlives the request: the group is cancelled when the app
+    It runs next to the app, in a task group, so it never outlives the request: the group is cancelled when the app
     has ended, and the call itself, which is shielded, is waited for. The group must not wrap the app's error in an
     ExceptionGroup, which no error handler above would know: the error is carried around it by hand.
 

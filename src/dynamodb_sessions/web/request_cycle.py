@@ -387,7 +387,7 @@ class RequestCycle:
     def _take_assigned(self, session: Session) -> None:
         """Take what the app has put in the session's place in the scope for its content from now on."""
         held = session if self._scope is None else self._scope.get("session", session)
-        # An app below may have session middleware of its own, Starlette's or ours: its session is none of ours. Before
+        # An app below may have session middleware of its own, Starlette's or ours: its session is not ours. Before
         # 1.0 Starlette's is a plain dict, which is told from an assigned one by where it is: below a Mount.
         is_below = self._scope is not None and self._scope.get("root_path", "") != self._arrival.root_path
         if isinstance(held, Session) or type(held).__module__ == SessionMiddleware.__module__ or is_below:

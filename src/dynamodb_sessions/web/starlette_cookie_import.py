@@ -50,7 +50,7 @@ class StarletteCookie:
     """Reads the session cookies that Starlette's SessionMiddleware has set under a name, with any of the keys.
 
     Only those count that were signed at `signed_after` or later, and before `signed_before`: epoch seconds, or a
-    datetime with its time zone. Raises ConfigurationError for a name that is none, or times that are none.
+    datetime with its time zone. Raises ConfigurationError for an invalid name, or invalid times.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class StarletteCookie:
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> list[CookieSession]:
         """Return what the cookies of this name carry, of those that verify and are not empty, each once.
 
-        Only the first four of them count, as of our own: each may cost reads of the store.
+        Only the first four of them count, as for our own: each may cost reads of the store.
         """
         found: dict[str, CookieSession] = {}
         for value in values_of(self._name, cookies_of(self._name, headers)):
@@ -121,7 +121,7 @@ class StarletteCookie:
 
 
 def _epoch_seconds(parameter: str, value: object, *, otherwise: float) -> float:
-    """Return a moment as epoch seconds. Raises ConfigurationError for what is none, or could be another one."""
+    """Return a moment as epoch seconds. Raises ConfigurationError for what is no moment, or could be another one."""
     if value is None:
         return otherwise
     if isinstance(value, datetime) and value.tzinfo is not None:

@@ -1,4 +1,4 @@
-"""Commands of the AWS CLI: that make the table, and that mend one."""
+"""Commands of the AWS CLI: that make the table, and that fix one."""
 
 import json
 import shlex
