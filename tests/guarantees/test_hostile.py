@@ -130,6 +130,12 @@ def mutations(value: bytes, chance: random.Random) -> list[Callable[[], bytes]]:
     ]
 
 
+def unwrapped(value: bytes) -> bytes:
+    """Return a cookie's value without the blanks and the quotes around it, which are none of it: RFC 6265, 4.1.1."""
+    value = value.strip(b" \t")
+    return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
+
+
 async def test_no_mutated_cookie_is_accepted_and_none_costs_a_call() -> None:
     chance = random.Random(SEED)
     store = CountingStore()
@@ -138,7 +144,7 @@ async def test_no_mutated_cookie_is_accepted_and_none_costs_a_call() -> None:
     ways = mutations(value, chance)
     for number in range(100_000 if NIGHTLY else 5_000):
         mutated = ways[number % len(ways)]()
-        if mutated == value:
+        if unwrapped(mutated) == value:
             continue
         for name in (b"session_id=", b" session_id=", b"other=1;session_id="):
             assert await ask(app, name + mutated) == 200, mutated
