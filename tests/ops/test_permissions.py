@@ -301,10 +301,10 @@ PATHS: dict[str, tuple[set[Permission], Path]] = {
     ),
     "an owner's sessions are listed": ({GET, QUERY}, visits("bind", "devices")),
     "an owner's other sessions are ended": (
-        {GET, QUERY, DELETE},
+        {GET, UPDATE, QUERY, DELETE},
         visits("bind", another_browser, "bind", "others"),
     ),
-    "the policy is attached late": ({GET, PUT, DELETE}, permitted_late),
+    "the policy is attached late": ({GET, PUT, UPDATE, DELETE}, permitted_late),
 }
 COMMANDS = {
     "check": {GET, PUT, UPDATE, DELETE, QUERY, SCAN, DESCRIBE, DESCRIBE_TTL},
@@ -312,7 +312,7 @@ COMMANDS = {
     "list --owner acme/alice": {QUERY, GET},
     "show alice": {GET},
     "revoke alice": {GET, DELETE},
-    "revoke --owner acme/alice": {QUERY, GET, DELETE},
+    "revoke --owner acme/alice": {QUERY, GET, UPDATE, DELETE},
     "purge-expired": {SCAN, DELETE},
 }
 
