@@ -33,9 +33,7 @@ def offences(text: str) -> list[str]:
     """Return each unwanted phrase of a text, and what to write instead."""
     text = _FINE.sub("", text)
     return [
-        f"{match[0]!r}: write {instead}"
-        for phrase, instead in PHRASES.items()
-        for match in re.finditer(phrase, text)
+        f"{match[0]!r}: write {instead}" for phrase, instead in PHRASES.items() for match in re.finditer(phrase, text)
     ]
 
 

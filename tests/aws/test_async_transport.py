@@ -445,7 +445,7 @@ class Renewable(Credentials):
         ((400, "ExpiredTokenException"), False, ["old"]),
         ((400, "ThrottlingException"), False, ["old", "old"]),
         ((400, "ProvisionedThroughputExceededException"), False, ["old", "old"]),
-        ((400, "RequestLimitExceeded"), False, ["old"]),
+        ((400, "RequestLimitExceeded"), False, ["old", "old"]),
         ((503, "ServiceUnavailable"), False, ["old", "old"]),
         ((400, "AccessDeniedException"), True, ["old"]),
     ],

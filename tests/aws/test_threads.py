@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from botocore.awsrequest import AWSResponse
 
 from dynamodb_sessions import ConfigurationError, DynamoDBStore
 from dynamodb_sessions.aws import threads
@@ -51,18 +50,6 @@ def others_turn(store: DynamoDBStore) -> bool:
 
     with ThreadPoolExecutor(1) as other:
         return other.submit(take).result()
-
-
-def test_a_thread_that_waits_to_try_again_has_given_up_its_turn(
-    store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(threads, "PATIENCE", 0.01)
-    failures = [AWSResponse("", 500, {}, Body(b"{}"))]
-    seen: list[bool] = []
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: seen.append(others_turn(store)))
-    store.client.meta.events.register("before-send.dynamodb", lambda **_: failures.pop() if failures else None)
-    assert "Item" not in get(store)
-    assert seen == [True]
 
 
 def test_one_thread_works_at_a_time() -> None:

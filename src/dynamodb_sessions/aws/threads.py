@@ -65,10 +65,9 @@ class TurnTakingLock:
         self._thread = threading.local()
 
     def follow(self, client: Any) -> None:
-        """Have a boto3 client say when it begins and ends to wait: for an answer, or before it tries again."""
+        """Have a boto3 client say when it begins and ends to wait for an answer."""
         client.meta.events.register("before-send.dynamodb", self._end)
         client.meta.events.register("before-parse.dynamodb", self._begin)
-        client.meta.events.register("needs-retry.dynamodb", self._end)
 
     @contextmanager
     def call(self) -> Iterator[None]:
