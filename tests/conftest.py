@@ -65,17 +65,12 @@ TERRAFORM = Wanted(
 )
 
 HISTORY = Wanted(
-    "NOT TESTED BESIDE THE VERSION BEFORE",
+    "NOT TESTED WITH THE VERSION BEFORE",
     "The commit of the version before is missing: run the tests in a clone of the repository with its whole history",
     "REQUIRE_HISTORY",
 )
 
 collect_ignore = [] if aiobotocore_clients.IF_INSTALLED else ["aws/test_aiobotocore_transport.py"]
-PYRIGHT = Wanted(
-    "NOT TYPE-CHECKED BY PYRIGHT",
-    "Pyright is not installed: `npm install --global pyright`, or set PYRIGHT to its path",
-    "REQUIRE_PYRIGHT",
-)
 
 _skipped_for_want_of = Counter[Wanted]()
 
@@ -229,9 +224,7 @@ def pytest_report_header() -> str:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped:
         _skipped_for_want_of.update(
-            wanted
-            for wanted in (ENGINE, BROWSER, TERRAFORM, PYRIGHT, HISTORY)
-            if wanted.missing in str(report.longrepr)
+            wanted for wanted in (ENGINE, BROWSER, TERRAFORM, HISTORY) if wanted.missing in str(report.longrepr)
         )
 
 

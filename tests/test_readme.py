@@ -5,7 +5,6 @@ import inspect
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import pytest
 from dynamodb_sessions import DynamoDBSessionMiddleware, settings
 from dynamodb_sessions.agents import conversation
 from dynamodb_sessions.stores import table_schema
-from tests.conftest import KEY, PYRIGHT
+from tests.conftest import KEY
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -112,10 +111,9 @@ def test_python_passes_mypy(typed_blocks: Path) -> None:
 
 
 def test_python_passes_pyright(typed_blocks: Path) -> None:
-    pyright = os.environ.get("PYRIGHT") or shutil.which("pyright") or PYRIGHT.is_missing()
     paths = [str(PROJECT / "src"), str(PROJECT)]
     (typed_blocks / "pyrightconfig.json").write_text(json.dumps({"include": ["."], "extraPaths": paths}))
-    command = [pyright, "--pythonpath", sys.executable, "--project", str(typed_blocks)]
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--project", str(typed_blocks)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
