@@ -13,9 +13,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, Session, SessionError
+from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, Session, SessionError, session_of
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import outage
+from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.stores.contract import Changes, OwnerStore, Record, SessionStore
 from tests.conftest import KEY, Clock
 from tests.helpers.asgi import Counting, an_app, browser, by_path, clear, held, look, put
@@ -140,6 +141,69 @@ class TestAfterARotation:
         clock.now += 60
         begun, _ = await cookie_after(app, "/late", old)
         assert begun != old
+
+
+class TestLogin:
+    """`bind` is a login: whoever was just let in is logged in, whatever has become of the session from before."""
+
+    async def test_after_all_the_owners_sessions_were_ended_in_the_same_request(self, store: OwnerStore) -> None:
+        async def reset_password(request: Request) -> None:
+            await session_of(request).info.store.revoke_owner("acme/alice")
+            login(request)
+
+        app = an_app(store, by_path(login=login, reset=reset_password, look=look))
+        old, _ = await cookie_after(app, "/login")
+        new, response = await cookie_after(app, "/reset", old)
+        assert (response.status_code, new != old) == (200, True)
+        _, response = await cookie_after(app, "/look", new)
+        assert response.json() == {"user": "alice"}  # type: ignore[attr-defined]
+
+    async def test_when_another_request_has_given_the_session_a_new_id_meanwhile(self, store: SessionStore) -> None:
+        """A login that was clicked twice."""
+
+        async def slow_login(request: Request) -> None:
+            len(request.session)
+            await cookie_after(app, "/login", request.cookies["session_id"])
+            login(request)
+
+        app = an_app(store, by_path(put=put(a=1), login=login, slow=slow_login, look=look))
+        old, _ = await cookie_after(app, "/put")
+        new, _ = await cookie_after(app, "/slow", old)
+        assert new != old
+        _, response = await cookie_after(app, "/look", new)
+        assert response.json()["user"] == "alice"  # type: ignore[attr-defined]
+
+    async def test_a_new_id_alone_does_not_bring_back_what_was_ended(
+        self, store: SessionStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def act(request: Request) -> None:
+            session = session_of(request)
+            await store.delete(session.info.id)
+            session.regenerate()
+
+        app = an_app(store, by_path(put=put(a=1), act=act, look=look))
+        old, _ = await cookie_after(app, "/put")
+        with caplog.at_level(logging.WARNING):
+            new, response = await cookie_after(app, "/act", old)
+        assert (new, "set-cookie" in response.headers) == (old, False)
+        told = [record.message for record in caplog.records if record.name == "dynamodb_sessions"]
+        assert [message.partition(" was ended")[0] for message in told] == [
+            f"session {fingerprint(str(old).partition('.')[0])}"
+        ]
+
+    async def test_what_is_put_in_after_a_logout_is_known_as_new(self, store: SessionStore) -> None:
+        known: list[Any] = []
+
+        def act(request: Request) -> None:
+            session = session_of(request)
+            session.clear()
+            session["a"] = 2
+            known.append(session.info)
+
+        app = an_app(store, by_path(put=put(a=1), act=act))
+        old, _ = await cookie_after(app, "/put")
+        await cookie_after(app, "/act", old)
+        assert (known[0].is_new, known[0].created_at, known[0].expires_in) == (True, None, None)
 
 
 class TestSave:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from dynamodb_sessions import clock
 from dynamodb_sessions.exceptions import StoreUnavailable
-from dynamodb_sessions.identifiers import fingerprint, new_id
+from dynamodb_sessions.identifiers import fingerprint, new_born, new_id
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import (
     Action,
@@ -108,13 +108,14 @@ async def commit(store: SessionStore, state: SessionState, action: Action, *, as
         case Update(record, changes) | Touch(record, changes):
             held, stored = changes.apply(record), await store.update(record, changes, now=now)
         case Rotate(record, moved_to, changes):
-            held, stored = changes.move(record, moved_to), await store.rotate(record, moved_to, changes, now=now)
+            held, stored = await _rotate(store, record, moved_to, changes, now)
     if held is None:
         state.settle(None, asked=asked)
         return True
     if stored is None:
         state.end()
-        logger.warning("session %s was ended meanwhile: nothing more is stored of it", fingerprint(held.id))
+        named = held if state.record is None else state.record
+        logger.warning("session %s was ended meanwhile: nothing more is stored of it", fingerprint(named.id))
         return False
     # A touch may not hear of a version that an earlier commit has heard of already.
     version = max(stored.version, state.stored_version) if isinstance(action, Touch) else stored.version
@@ -124,6 +125,22 @@ async def commit(store: SessionStore, state: SessionState, action: Action, *, as
         held = replace(stored, data=held.data, version=held.version)
     state.settle(held, asked=asked, version=version)
     return True
+
+
+async def _rotate(
+    store: SessionStore, record: Record, moved_to: str, changes: Changes, now: int
+) -> tuple[Record, Record | None]:
+    """Move a session to its new id. Return what the session holds and what is stored.
+
+    Whoever has just logged in is logged in, though the session from before the login is gone: a new one is begun.
+    """
+    held = changes.move(record, moved_to)
+    stored = await store.rotate(record, moved_to, changes, now=now)
+    if stored is None and changes.owner is not None:
+        held = replace(held, version=1, created_at=now, born=new_born())
+        stored = await store.create(held, now=now, fresh_id=new_id)
+        held = stored or held
+    return held, stored
 
 
 async def _empty(

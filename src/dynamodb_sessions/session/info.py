@@ -71,7 +71,8 @@ class SessionInfo(_Unshown):
 
 def info_of(state: SessionState) -> SessionInfo:
     """Return what is known about a session now."""
-    session_id, record = state.id, state.record
+    # What is put in after a `clear()` is a new session.
+    session_id, record = state.id, None if state.asked.clear else state.record
     info = SessionInfo(
         fingerprint=fingerprint(session_id),
         is_new=record is None,

@@ -74,7 +74,8 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
     """
     state = state_of(session)
     asked, record, is_empty = state.asked, state.record, not dict.__len__(session)
-    if state.standing is Standing.ENDED and not asked.clear and not asked.wants_new_id:
+    is_over = state.standing is Standing.ENDED and not asked.clear
+    if is_over and asked.owner is None and (record is not None or not asked.rotate):
         return Nothing()
     gone = record.id if record is not None else state.presented_id
     if failed:
