@@ -18,7 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,15 @@ Json = dict[str, Any]
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _HEAD = b"HTTP/1.1 %d -\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: %d\r\n\r\n"
 _TARGET = re.compile(rb"\r\nx-amz-target: *DynamoDB_20120810\.(\w+)", re.IGNORECASE)
-_EXISTENCE = re.compile(r"attribute_(exists|not_exists|type)\((#?\w+)(?:, *(:\w+))?\)")
-_COMPARISON = re.compile(r"(#?\w+) *(=|<=|>) *(:\w+)")
+_TERM = re.compile(
+    r"\s*(?:attribute_(?P<test>exists|not_exists|type)\((?P<of>#?\w+)(?:, *(?P<kind>:\w+))?\)"
+    r"|contains\((?P<set>#?\w+), *(?P<member>:\w+)\)|(?P<left>#?\w+) *(?P<sign>=|<=|>=|<|>) *(?P<right>:\w+))\s*"
+)
+_COMPARISONS = {"<=": le, ">=": ge, "<": lt, ">": gt}
+_WORD = re.compile(r"\s*(AND|OR|NOT|[()])\s*")
 _CLAUSE = re.compile(r"(SET|ADD|REMOVE) (.+?)(?= SET | ADD | REMOVE |$)")
-_ASSIGNMENT = re.compile(r"([#\w.]+) *[= ] *(:\w+)")
+_ASSIGNMENT = re.compile(r"([#\w.]+) *[= ] *(?:(:\w+)|(#\w+)|if_not_exists\((#\w+), *(:\w+)\) *\+ *(:\w+))")
+_COMMA = re.compile(r",(?![^(]*\))")
 
 
 class Refusal(Exception):
@@ -117,9 +123,7 @@ def _holds(request: Json, item: Json | None) -> bool:
     if expression is None:
         return True
     names, values = request.get("ExpressionAttributeNames", {}), request.get("ExpressionAttributeValues", {})
-    every, terms = _condition(expression)
-    results = (_is_true(term, item or {}, names, values) for term in terms)
-    return all(results) if every else any(results)
+    return _condition(expression)(item or {}, names, values)
 
 
 def _is_true(term: tuple[str, str, str], item: Json, names: Json, values: Json) -> bool:
@@ -132,34 +136,77 @@ def _is_true(term: tuple[str, str, str], item: Json, names: Json, values: Json) 
     value = values[placeholder]
     if operator == "type":
         return value["S"] in attribute
+    if operator == "contains":
+        return value["S"] in attribute.get("SS", ())
     if operator == "=":
         return bool(attribute == value)
-    left, right = float(attribute["N"]), float(value["N"])
-    return left > right if operator == ">" else left <= right
+    return _COMPARISONS[operator](float(attribute["N"]), float(value["N"]))
+
+
+Condition = Callable[[Json, Json, Json], bool]
 
 
 @lru_cache
-def _condition(expression: str) -> tuple[bool, list[tuple[str, str, str]]]:
-    """Return whether all of a condition's terms must hold, or any, and the terms: operator, name, value."""
-    every = " OR " not in expression
-    terms = []
-    for text in re.split(" AND | OR ", expression):
-        if found := _EXISTENCE.fullmatch(text):
-            terms.append((found[1], found[2], found[3] or ""))
-        elif found := _COMPARISON.fullmatch(text):
-            terms.append((found[2], found[1], found[3]))
-        else:
-            raise Refusal("ValidationException")
-    if not every and " AND " in expression:
+def _condition(expression: str) -> Condition:
+    """Return what tells whether a condition is true of an item."""
+    condition, rest = _either(expression)
+    if rest:
         raise Refusal("ValidationException")
-    return every, terms
+    return condition
+
+
+def _either(text: str) -> tuple[Condition, str]:
+    """Return the condition that a text begins with, and what follows it. OR binds less than AND, and that than NOT."""
+    one, text = _both(text)
+    while (word := _WORD.match(text)) and word[1] == "OR":
+        other, text = _both(text[word.end() :])
+        one = partial(_any_of, one, other)
+    return one, text
+
+
+def _both(text: str) -> tuple[Condition, str]:
+    one, text = _single(text)
+    while (word := _WORD.match(text)) and word[1] == "AND":
+        other, text = _single(text[word.end() :])
+        one = partial(_all_of, one, other)
+    return one, text
+
+
+def _single(text: str) -> tuple[Condition, str]:
+    if word := _WORD.match(text):
+        inner, rest = (_single if word[1] == "NOT" else _either)(text[word.end() :])
+        if word[1] == "NOT":
+            return partial(_not, inner), rest
+        if word[1] == "(" and (closing := _WORD.match(rest)) and closing[1] == ")":
+            return inner, rest[closing.end() :]
+    elif found := _TERM.match(text):
+        if found["set"]:
+            term = "contains", found["set"], found["member"]
+        elif found["test"]:
+            term = found["test"], found["of"], found["kind"] or ""
+        else:
+            term = found["sign"], found["left"], found["right"]
+        return partial(_is_true, term), text[found.end() :]
+    raise Refusal("ValidationException")
+
+
+def _all_of(one: Condition, other: Condition, *item: Json) -> bool:
+    return one(*item) and other(*item)
+
+
+def _any_of(one: Condition, other: Condition, *item: Json) -> bool:
+    return one(*item) or other(*item)
+
+
+def _not(one: Condition, *item: Json) -> bool:
+    return not one(*item)
 
 
 def _updated(request: Json, item: Json) -> tuple[Json, Json]:
     """Return the item as an update leaves it, and what is new in it. The given item stays as it is."""
     names, values = request.get("ExpressionAttributeNames", {}), request.get("ExpressionAttributeValues", {})
     item, updated = dict(item), Json()
-    for action, path, placeholder in _changes(request["UpdateExpression"]):
+    for action, path, *operands in _changes(request["UpdateExpression"]):
         name, *inner = (names.get(part, part) for part in path)
         target, note = item, updated
         if inner:
@@ -170,7 +217,13 @@ def _updated(request: Json, item: Json) -> tuple[Json, Json]:
         if action == "REMOVE":
             target.pop(name, None)
             continue
-        value = values[placeholder]
+        placeholder, other, seen, default, more = operands
+        if placeholder:
+            value = values[placeholder]
+        elif other:
+            value = item[names[other]]
+        else:
+            value = {"N": str(int(item.get(names[seen], values[default])["N"]) + int(values[more]["N"]))}
         if action == "ADD" and name in target:
             value = {"N": str(int(target[name]["N"]) + int(value["N"]))}
         target[name] = note[name] = value
@@ -178,15 +231,15 @@ def _updated(request: Json, item: Json) -> tuple[Json, Json]:
 
 
 @lru_cache
-def _changes(expression: str) -> list[tuple[str, list[str], str]]:
-    """Return what an update does: action, path, value."""
-    changes = []
+def _changes(expression: str) -> list[tuple[Any, ...]]:
+    """Return what an update does: action, path, and what the value is made of."""
+    changes: list[tuple[Any, ...]] = []
     for action, arguments in _CLAUSE.findall(expression):
-        for argument in arguments.split(","):
+        for argument in _COMMA.split(arguments):
             if action == "REMOVE":
-                changes.append((action, argument.strip().split("."), ""))
+                changes.append((action, argument.strip().split(".")))
             elif found := _ASSIGNMENT.fullmatch(argument.strip()):
-                changes.append((action, found[1].split("."), found[2]))
+                changes.append((action, found[1].split("."), *found.groups()[1:]))
             else:
                 raise Refusal("ValidationException")
     return changes

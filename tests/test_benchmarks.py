@@ -232,7 +232,8 @@ def test_the_stub_refuses_what_it_does_not_understand(stub_url: str) -> None:
     for request, code in (
         (client.list_tables, "UnknownOperationException"),
         (partial(put, ConditionExpression="size(#a) > :b"), "ValidationException"),
-        (partial(put, ConditionExpression="a = :a AND b = :b OR c = :c"), "ValidationException"),
+        (partial(put, ConditionExpression="a = :a AND (b = :b OR begins_with(c, :c))"), "ValidationException"),
+        (partial(put, ConditionExpression="a = :a AND (b = :b OR c = :c"), "ValidationException"),
         (partial(update, UpdateExpression="SET a = if_not_exists(a, :a)"), "ValidationException"),
         (partial(update, UpdateExpression="SET a = :a + :a"), "ValidationException"),
     ):
