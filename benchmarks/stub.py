@@ -140,7 +140,7 @@ def _is_true(term: tuple[str, str, str], item: Json, names: Json, values: Json) 
         return value["S"] in attribute.get("SS", ())
     if operator == "=":
         return bool(attribute == value)
-    return _COMPARISONS[operator](float(attribute["N"]), float(value["N"]))
+    return bool(_COMPARISONS[operator](float(attribute["N"]), float(value["N"])))
 
 
 Condition = Callable[[Json, Json, Json], bool]

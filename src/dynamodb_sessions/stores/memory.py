@@ -86,7 +86,7 @@ class MemoryStore:
         """As the contract says. Beyond the bounds, the sessions that were used the longest ago are dropped."""
         size = check_size(record)
         with self._lock:
-            if self._live(record.id, now) is not None:
+            if self._live(record.id, now) is not None or self._moved.get(record.id, ("", 0))[1] > now:
                 return None
             if replaces is not None and self._moved.get(replaces, ("", 0))[1] <= now:
                 self._remove(replaces)
