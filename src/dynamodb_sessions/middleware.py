@@ -80,7 +80,6 @@ class DynamoDBSessionMiddleware:
     ) -> None:
         self.app = app
         self._instead: Misconfigured | None = None
-        self._store_of_ours: DynamoDBStore | None = None
         try:
             _check_store(store, fallback, max_sessions_per_owner)
             self._excluded = _checked_prefixes(exclude)
@@ -105,8 +104,6 @@ class DynamoDBSessionMiddleware:
             lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
             if store is None:
                 store = store_from_environment()
-                # Else whoever has made it closes it.
-                self._store_of_ours = None if isinstance(store, MemoryStore) else store
         except ConfigurationError as error:
             if not is_built_for_a_message():
                 raise
@@ -165,12 +162,8 @@ class DynamoDBSessionMiddleware:
                 await self.setup.commits.wait()
             return message
 
-        async def pass_on(message: Message) -> None:
-            if message["type"].startswith("lifespan.shutdown.") and self._store_of_ours is not None:
-                await self._store_of_ours.close()
-            await send(message)
-
-        await self.app(scope, next_message, pass_on)
+        # The store stays open: behind Mangum the next invocation wants its connections.
+        await self.app(scope, next_message, send)
 
 
 def _with_options_of(

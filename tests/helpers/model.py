@@ -509,7 +509,7 @@ class Request:
         return True
 
     def _commit(self) -> Part:
-        if self.gone and not (self.cleared or self.rotates):
+        if self.gone and not self.cleared and self.owner is None and (self.before is not None or not self.rotates):
             return False
         if self.before is None or self.cleared:
             if not self.data and self.owner is None:
@@ -562,7 +562,22 @@ class Request:
             self.world.kept[new_name] = changed
             return changed
 
-        return self._heard((yield Call("write", write)), new_name, replace(before, data=data), now)
+        kept = yield Call("write", write)
+        if kept is None and rotates and owner is not None:
+            return (yield from self._log_in_anew(new_name, before, data, owner, now))
+        return self._heard(kept, new_name, replace(before, data=data), now)
+
+    def _log_in_anew(self, name: int, before: Kept, data: dict[str, str], owner: str, now: int) -> Part:
+        """Whoever has just logged in is logged in, though the session from before is gone."""
+        max_age = before.max_age if self.max_age is None else self.max_age or None
+        new = Kept(data, now, self.world.expires_at(now, now, max_age), 1, owner, max_age, name)
+
+        def begin() -> None:
+            self.world.kept[name] = copy.deepcopy(new)
+
+        yield Call("write", begin)
+        self._settle(name, new, now)
+        return True
 
     def _changed(
         self, kept: Kept, change: dict[str, str], removed: Iterable[str], now: int, owner: str | None = None

@@ -8,12 +8,13 @@ from typing import Any
 import anyio
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import sessions as starlette_sessions
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, Session, SessionError, session_of
+from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, Session, SessionError, open_session, session_of
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import outage
 from dynamodb_sessions.identifiers import fingerprint
@@ -246,6 +247,47 @@ class TestSave:
         content = {"a": 1, "theirs": 2}
         assert seen == [(True, content), (False, content | {"later": [1, 2]})]
 
+    async def test_a_logout_during_a_reload_is_a_logout(self, store: SessionStore) -> None:
+        class Slow:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(store, name)
+
+            async def load(self, session_id: str, **options: Any) -> Record | None:
+                found = await store.load(session_id, **options)
+                if options["consistency"] == "strong":
+                    reading.set()
+                    await cleared.wait()
+                return found
+
+        reading, cleared = anyio.Event(), anyio.Event()
+
+        async def act(request: Request) -> None:
+            session = session_of(request)
+
+            async def log_out() -> None:
+                await reading.wait()
+                session.clear()
+                cleared.set()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(log_out)
+                assert not await session.reload()
+
+        app = an_app(Slow(), by_path(login=login, act=act, look=look))
+        cookie, _ = await cookie_after(app, "/login")
+        gone, _ = await cookie_after(app, "/act", cookie)
+        assert gone is None
+        _, response = await cookie_after(app, "/look", cookie)
+        assert response.json() == {}  # type: ignore[attr-defined]
+
+    async def test_an_id_that_has_moved_is_not_begun_anew_outside_a_request(self, store: SessionStore) -> None:
+        app = an_app(store, by_path(put=put(a=1), move=regenerate))
+        cookie, _ = await cookie_after(app, "/put")
+        await cookie_after(app, "/move", cookie)
+        with pytest.raises(SessionError, match="deleted"):
+            async with open_session(store, str(cookie).partition(".")[0]) as session:
+                session["b"] = 2
+
     async def test_what_cannot_be_reloaded_says_so(self) -> None:
         with pytest.raises(SessionError, match="no request"):
             await Session().reload()
@@ -321,6 +363,27 @@ class TestWhatIsPutInTheSessionsPlace:
         assert gone is None
         assert response.status_code == 200
 
+    @pytest.mark.skipif(
+        not hasattr(starlette_sessions, "Session"), reason="told apart by its type from Starlette 1.0 on"
+    )
+    async def test_nothing_is_a_logout_below_a_mount_too(self, store: SessionStore) -> None:
+        async def log_out(request: Request) -> Response:
+            request.scope["session"] = {}
+            return Response()
+
+        async def begin(request: Request) -> Response:
+            request.session["a"] = 1
+            return Response()
+
+        below = Starlette(routes=[Route("/out", log_out)])
+        app = DynamoDBSessionMiddleware(
+            Starlette(routes=[Route("/begin", begin), Mount("/admin", below)]), KEY, store=store
+        )
+        cookie, _ = await cookie_after(app, "/begin")
+        after, _ = await cookie_after(app, "/admin/out", cookie)
+        # Before 1.0 it could be the session of Starlette's own middleware below, which has no type of its own.
+        assert after == (None if hasattr(starlette_sessions, "Session") else cookie)
+
     async def test_what_is_no_dict_is_refused(self) -> None:
         async def bare(scope: Scope, receive: Receive, send: Send) -> None:
             scope["session"] = 5
@@ -366,6 +429,22 @@ class TestKeys:
         _, response = await cookie_after(app, "/look", cookie)
         assert response.json() == {"n": 1}  # type: ignore[attr-defined]
 
+    async def test_setdefault_of_a_key_that_is_there_writes_nothing(self, store: SessionStore) -> None:
+        counting = Counting(store)
+
+        async def slow(request: Request) -> None:
+            request.session.setdefault("cart", [])
+            await cookie_after(app, "/put", request.cookies["session_id"])
+            counting.calls.clear()
+
+        app = an_app(counting, by_path(new=put(cart=[1]), put=put(cart=[1, 2]), slow=slow, look=look))
+        cookie, _ = await cookie_after(app, "/new")
+        await cookie_after(app, "/slow", cookie)
+        assert counting.calls == []
+        _, response = await cookie_after(app, "/look", cookie)
+        assert response.json() == {"cart": [1, 2]}  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("engine", ["memory", "local", "async"], indirect=True)  # moto is not atomic.
     async def test_what_was_acknowledged_can_be_read(self, store: SessionStore) -> None:
         """Twelve that each store 390 KB of text that compresses to nothing, at once."""
         loaded: list[int] = []

@@ -15,6 +15,7 @@ import anyio
 
 from dynamodb_sessions.aws.circuit_breaker import CircuitBreaker
 from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown, Refused, Unreachable
+from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.aws.transport import open_transport
 from dynamodb_sessions.events import add_capacity, counts_capacity
@@ -158,7 +159,8 @@ class TableCalls:
             if not self._create_table or "ResourceNotFoundException" not in str(error):
                 raise
             try:
-                self._create(self.client, self.table_name)
+                with redacted_logs():
+                    self._create(self.client, self.table_name)
             except Exception as failure:
                 raise outage(f"the table cannot be created: {type(failure).__name__}: {failure}") from failure
 
@@ -282,7 +284,9 @@ class TableCalls:
                 yield found
             if "LastEvaluatedKey" not in page:
                 return
-            parameters["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+            last = parameters["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+            if not isinstance(last, dict) or not last:
+                raise StoreUnavailable("DynamoDB's answer is invalid")
 
     async def _prepare(self) -> None:
         """Create the table before its first use."""

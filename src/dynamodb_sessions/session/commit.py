@@ -27,6 +27,9 @@ from dynamodb_sessions.stores.contract import BURIED_SECONDS, Changes, OnMoved, 
 
 logger = logging.getLogger("dynamodb_sessions")
 
+_JOINS = 10
+"""How often a session is created, or joined, before others are left to it."""
+
 
 async def load(
     store: SessionStore,
@@ -69,6 +72,8 @@ async def reload(store: SessionStore, session: Session) -> bool:
     found = await store.load(record.id, now=clock.wall_clock(), consistency="strong")
     if found is None or not is_same(found, record):
         state.end()
+        return False
+    if state.asked.clear:  # Meanwhile, by another task or thread: what was ended is not to be filled again.
         return False
     take(session, found)
     return True
@@ -164,11 +169,15 @@ async def _empty(
 async def _create_or_join(store: SessionStore, record: Record, now: int) -> Record | None:
     """Create a session under an id of its user's own, or add it to the one that somebody else has just created."""
     changes = Changes(record.expires_at, set=record.data, owner=record.owner, max_age=record.max_age)
-    while True:
+    moved: list[bool] = []
+    for _ in range(_JOINS):
         created = await store.create(record, now=now)
         if created is not None:
             return created
-        found = await store.load(record.id, now=now, consistency="strong")
+        found = await store.load(record.id, now=now, consistency="strong", on_moved=lambda: moved.append(True))
+        if moved:  # It is the id of a request's session, which has another one now: nothing is begun in its place.
+            return None
         joined = await store.update(found, changes, now=now) if found is not None else None
         if joined is not None:
             return joined
+    raise StoreUnavailable("others keep beginning and ending the session at the same time")

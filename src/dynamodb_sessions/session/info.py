@@ -20,6 +20,10 @@ class _Unshown:
 
     __slots__ = ("_id", "_store")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is shown."""
+        return dict(vars(self))
+
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Copy and pickle what is shown, and not the id."""
         return type(self), tuple(vars(self).values())

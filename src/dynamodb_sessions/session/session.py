@@ -235,7 +235,9 @@ class Session(dict[str, Any]):
         super().__setitem__(key, value)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """As dict's."""
+        """As dict's: it only reads a key that is there."""
+        if super().__contains__(key):
+            return self[key]
         self._state.write(key)
         return super().setdefault(key, default)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dynamodb_sessions.codec import encode_item, encode_items
 from dynamodb_sessions.exceptions import UnserializableValue
+from dynamodb_sessions.forks import tell_of_forks
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.session.asked import NOTHING_ASKED, Asked
 from dynamodb_sessions.session.tracking import ABSENT, Tracking, all_as_stored
@@ -23,7 +24,26 @@ logger = logging.getLogger("dynamodb_sessions")
 
 _NO_KEYS = frozenset[str]()
 
-_one_thread_at_a_time = threading.Lock()
+
+class _OneThreadAtATime:
+    """A lock that a forked process has anew."""
+
+    def __init__(self) -> None:
+        self.forked()
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """Begin anew: a thread of the parent's may have held it."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+_one_thread_at_a_time = _OneThreadAtATime()
 """Held while what several threads may have is replaced by what is computed from it.
 
 A sync endpoint runs in a thread, and may start others; the event loop commits meanwhile. Reading and writing one

@@ -152,7 +152,8 @@ def from_item(session_id: str, item: dict[str, Any], now: int) -> Record | Moved
 def operations(item: Mapping[str, Any]) -> frozenset[str]:
     """Return the ids of the operations none of whose late attempts may land."""
     held = item.get(OPS)
-    return frozenset(held.get("SS", ())) if isinstance(held, dict) else frozenset()
+    given = held.get("SS") if isinstance(held, dict) else None
+    return frozenset(each for each in given if isinstance(each, str)) if isinstance(given, list) else frozenset()
 
 
 def is_session(item: Mapping[str, Any]) -> bool:
@@ -202,12 +203,20 @@ def to_record(session_id: str, item: dict[str, Any]) -> Record:
             created_at=_int(item["created_at"]),
             expires_at=_int(item[TTL]),
             version=_int(item["version"]) if "version" in item else 0,
-            owner=item["owner"]["S"] if "owner" in item else None,
+            owner=_text(item["owner"]) if "owner" in item else None,
             max_age=_int(item["max_age"]) if "max_age" in item else None,
-            born=item["born"]["S"] if "born" in item else None,
+            born=_text(item["born"]) if "born" in item else None,
         )
     except _MALFORMED as error:
         raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
+
+
+def _text(attribute: dict[str, str]) -> str:
+    """Return a stored text."""
+    value = attribute["S"]
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
 
 
 def _int(attribute: dict[str, str]) -> int:

@@ -11,7 +11,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
-from starlette.middleware.sessions import SessionMiddleware
+import anyio.lowlevel
+from starlette.middleware import sessions as starlette_sessions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import clock
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dynamodb_sessions")
 
 _POLL_SECONDS = 0.01
+_TURNS = 10
+_STARLETTE_HAS_A_TYPE = hasattr(starlette_sessions, "Session")
+"""Whether Starlette's own sessions have a type of their own, as from 1.0."""
 # What every request looks up: until CPython 3.12 a member of an enum takes as long to find as a function takes to call.
 _LOADING, _RUNNING, _OVER = Phase.LOADING, Phase.RUNNING, Phase.OVER
 _PASS, _SWALLOW, _SAVE_LATE = Action.PASS, Action.SWALLOW, Action.SAVE_LATE_THEN_PASS
@@ -80,7 +84,8 @@ class Commits:
 
     async def wait(self) -> None:
         """Wait until none is under way. Each ends by its store's deadline."""
-        await anyio.sleep(_POLL_SECONDS)  # What a server has just cancelled begins its last commit now.
+        for _ in range(_TURNS):  # What a server has just cancelled begins its last commit now.
+            await anyio.lowlevel.checkpoint()
         while self._under_way:  # noqa: ASYNC110 - in whichever event loop, so that no event of one would do.
             await anyio.sleep(_POLL_SECONDS)
 
@@ -389,8 +394,9 @@ class RequestCycle:
         held = session if self._scope is None else self._scope.get("session", session)
         # An app below may have session middleware of its own, Starlette's or ours: its session is not ours. Before
         # 1.0 Starlette's is a plain dict, which is told from an assigned one by where it is: below a Mount.
-        is_below = self._scope is not None and self._scope.get("root_path", "") != self._arrival.root_path
-        if isinstance(held, Session) or type(held).__module__ == SessionMiddleware.__module__ or is_below:
+        if isinstance(held, Session) or type(held).__module__ == starlette_sessions.__name__:
+            return
+        if not _STARLETTE_HAS_A_TYPE and self._scope.get("root_path", "") != self._arrival.root_path:
             return
         if isinstance(held, Mapping):
             assign(session, held)
