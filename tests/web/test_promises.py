@@ -363,9 +363,6 @@ class TestWhatIsPutInTheSessionsPlace:
         assert gone is None
         assert response.status_code == 200
 
-    @pytest.mark.skipif(
-        not hasattr(starlette_sessions, "Session"), reason="told apart by its type from Starlette 1.0 on"
-    )
     async def test_nothing_is_a_logout_below_a_mount_too(self, store: SessionStore) -> None:
         async def log_out(request: Request) -> Response:
             request.scope["session"] = {}
