@@ -637,7 +637,7 @@ async def test_a_held_item_is_tried_again_and_given_up_in_the_end(
 
     store.client.meta.events.register("before-call.dynamodb.UpdateItem", conflict)
     assert await store.update(record, Changes(LATER, set={"a": "2"}), now=NOW) is not None
-    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=1.0)
+    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=3.0)
     conflicts[0] = 100_000
     with pytest.raises(StoreUnavailable, match="another transaction holds the item; it was tried until the deadline"):
         await hasty.update(record, Changes(LATER, set={"a": "3"}), now=NOW)
@@ -656,7 +656,7 @@ async def test_what_changes_without_end_is_given_up_and_nothing_is_lost(
     for operation in ("UpdateItem", "TransactWriteItems"):
         store.client.meta.events.register(f"before-call.dynamodb.{operation}", conflict)
     many = Changes(LATER, set={f"{number}": "1" for number in range(101)})
-    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=1.0)
+    hasty = DynamoDBStore(store.table_name, client=store.client, timeout=3.0)
     with pytest.raises(StoreUnavailable, match="too many"):
         await hasty.update(record, many, now=NOW)
     with pytest.raises(StoreUnavailable, match="faster"):

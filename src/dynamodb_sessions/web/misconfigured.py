@@ -21,10 +21,12 @@ def is_built_for_a_message() -> bool:
     Only the stack of calls tells: nothing else differs from a middleware that its user makes, where an error must be
     raised. A Starlette that did it another way would not be recognised, and the error raised there too.
     """
+    from starlette.applications import Starlette  # noqa: PLC0415 - of no use where all is well
+
     frame, is_building = inspect.currentframe(), False
     while frame is not None:
         name = frame.f_code.co_name
-        if is_building and name == "__call__" and frame.f_globals.get("__name__") == "starlette.applications":
+        if is_building and name == "__call__" and isinstance(frame.f_locals.get("self"), Starlette):
             return True
         is_building = is_building or name == "build_middleware_stack"
         frame = frame.f_back
