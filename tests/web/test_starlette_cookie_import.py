@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+import starlette.middleware.sessions
 from itsdangerous import TimestampSigner
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -288,8 +289,10 @@ async def test_an_app_below_that_keeps_its_cookies_keeps_them_with_a_cut_off_onl
         await client.get("/shop/?basket=1")
         visit = await client.get("/shop/")
         assert visit.json() == {"basket": "1"}
-        assert set_cookies(visit) == ([] if cut_off else ["session"]), "it is taken for a leftover, and removed"
-        assert (await client.get("/shop/")).json() == ({"basket": "1"} if cut_off else {})
+        # Starlette before 1.0 sets its cookie again on every response, and so outlives the removal.
+        again = [] if hasattr(starlette.middleware.sessions, "Session") else ["session"]
+        assert set_cookies(visit) == [*again, *([] if cut_off else ["session"])], "taken for a leftover, and removed"
+        assert (await client.get("/shop/")).json() == ({"basket": "1"} if cut_off or again else {})
         assert (await client.get("/")).json() == {"name": "alice"}
 
 
