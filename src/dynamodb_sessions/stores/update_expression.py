@@ -121,6 +121,14 @@ class _Write:
             # Many such values, stored by many at once, would fit into the item, and be too long to be read again.
             self.of_version(self._record.version)
 
+    def change(self, changes: Changes, compress_over: int | None) -> dict[str, Any]:
+        """Take in all that changed. Return the request."""
+        self.expire(changes)
+        self.entries(changes, compress_over)
+        self.attributes(changes)
+        self.raise_version()
+        return self.request
+
     def raise_version(self) -> None:
         self.names["#v"], self.values[":one"] = "version", item_format.number(1)
 
@@ -182,17 +190,21 @@ def touch(record: Record, changes: Changes, now: int) -> dict[str, Any]:
     return write.request
 
 
+def _as_read(stored: Record, operations: Iterable[str], operation_id: str, now: int) -> "_Write":
+    """Begin a write that demands what was just read, and after which no other attempt of its operation can land."""
+    write = _Write(stored, now)
+    write.of_version(stored.version)
+    write.fence(operation_id, operations)
+    return write
+
+
 def first_attempt(
     record: Record, changes: Changes, operation_id: str, now: int, compress_over: int | None
 ) -> dict[str, Any]:
     """Return the UpdateItem that changes only what changed."""
     write = _Write(record, now)
     write.unless_fenced(operation_id)
-    write.expire(changes)
-    write.entries(changes, compress_over)
-    write.attributes(changes)
-    write.raise_version()
-    return write.request
+    return write.change(changes, compress_over)
 
 
 def deciding_attempt(
@@ -204,14 +216,8 @@ def deciding_attempt(
     compress_over: int | None,
 ) -> dict[str, Any]:
     """Return the same, provided that nobody has changed what was just read: no other attempt of it can land then."""
-    write = _Write(stored, now)
-    write.of_version(stored.version)
-    write.fence(operation_id, operations)
-    write.expire(changes)
-    write.entries(changes, compress_over)
-    write.attributes(changes)
-    write.raise_version()
-    return write.request
+    write = _as_read(stored, operations, operation_id, now)
+    return write.change(changes, compress_over)
 
 
 def fence(
@@ -221,9 +227,7 @@ def fence(
 
     `until`: the session is to live at least until then, epoch seconds.
     """
-    write = _Write(stored, now)
-    write.of_version(stored.version)
-    write.fence(operation_id, operations)
+    write = _as_read(stored, operations, operation_id, now)
     if until is not None and until > stored.expires_at:
         write.values[":t"] = item_format.number(until)
         write.sets.append("#t=:t")
@@ -242,9 +246,7 @@ def replacement(
     compress_over: int | None,
 ) -> dict[str, Any]:
     """Return the UpdateItem that writes the whole map, provided that nobody has changed what was just read."""
-    write = _Write(stored, now)
-    write.of_version(stored.version)
-    write.fence(operation_id, operations)
+    write = _as_read(stored, operations, operation_id, now)
     write.names |= {"#c": "created_at", "#d": "user_data"}
     write.values |= {
         # Older writers left fractions in it.
