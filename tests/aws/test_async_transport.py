@@ -9,7 +9,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from typing import Any
 
 import aiohttp
@@ -29,6 +29,7 @@ from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores.contract import Record
 from tests.helpers.aiodynamo_clients import never
+from tests.helpers.answering import answering
 from tests.helpers.proxy import How, Proxy, Step
 
 pytestmark = pytest.mark.anyio
@@ -392,21 +393,6 @@ def test_more_calls_than_can_be_made_are_no_outage(store: DynamoDBStore, moto_ur
 async def test_a_refusal_that_says_nothing_is_an_outage(body: bytes) -> None:
     with pytest.raises(StoreUnavailable, match="nothing it can name"):
         await load_from(answering(400, body))
-
-
-def answering(status: int, body: bytes) -> HTTPServer:
-    class Answering(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    return HTTPServer(("127.0.0.1", 0), Answering)
 
 
 async def load_from(server: HTTPServer) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore, Session
 from examples.duel_arena.app import create_app
 from tests.conftest import BROWSER, CHROMIUM, KEY
+from tests.helpers.waiting import eventually
 
 PATIENCE = 20
 """Seconds for what takes a few at most when nothing else runs."""
@@ -247,13 +247,6 @@ def see(page: Page, url: str) -> str:
     return page.inner_text("body")
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
-
-
 # Where the cookie goes.
 
 
@@ -412,7 +405,7 @@ def test_the_browser_drops_it_when_its_time_is_over(site: Site, page: Page) -> N
     response = page.goto(site.url("/login/ada"))
     assert response
     assert "Max-Age=2" in (response.header_value("set-cookie") or "")
-    eventually(lambda: page.context.cookies() == [])
+    eventually(lambda: page.context.cookies() == [], patience=PATIENCE)
     assert see(page, site.url("/look")) == "nobody"
 
 
@@ -464,7 +457,7 @@ def test_a_slow_answer_in_one_tab_does_not_undo_what_the_other_has_done(
     see(one, site.url(before))
     other.goto(site.url("/"))
     other.evaluate("() => { window.answer = fetch('/slow').then((response) => response.text()) }")
-    eventually(site.entered.is_set)
+    eventually(site.entered.is_set, patience=PATIENCE)
     for path in meanwhile:
         user = see(one, site.url(path))
     cookies = context.cookies()

@@ -10,7 +10,6 @@ import json
 import random
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -49,17 +48,11 @@ from tests.helpers.model import (
     play,
     replay,
 )
+from tests.helpers.waiting import eventually
 
 LOOK: Script = [("read",)]
 PATIENCE = 30
 """Seconds for what takes one at most when nothing else runs."""
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -395,7 +388,9 @@ def test_a_request_cut_off_anywhere_is_stored_whole_or_not_at_all(
         place.empty()
         was_cut = asyncio.run(cut(number))
         # A call that was cut off natively may still be under way in its thread.
-        eventually(lambda: not any(thread.name.startswith("AnyIO") for thread in threading.enumerate()))
+        eventually(
+            lambda: not any(thread.name.startswith("AnyIO") for thread in threading.enumerate()), patience=PATIENCE
+        )
         assert contents(place, clock) in possible, f"cut at {number}"
         if not was_cut:
             break
@@ -435,7 +430,7 @@ def test_a_thousand_requests_cut_off_leave_nothing_behind(dynamodb_local_url: st
 
     before = threading.active_count()
     asyncio.run(cut())
-    eventually(lambda: threading.active_count() <= before)
+    eventually(lambda: threading.active_count() <= before, patience=PATIENCE)
     assert pool.pool is not None
     assert pool.pool.qsize() == threads.MAX_CONCURRENT_CALLS
     for kept in place.kept(clock.now).values():
@@ -485,7 +480,7 @@ def served(app: Any) -> Iterator[int]:
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
-        eventually(lambda: server.started)
+        eventually(lambda: server.started, patience=PATIENCE)
         yield listening.getsockname()[1]
     finally:
         server.should_exit = True
@@ -521,7 +516,7 @@ def test_who_hangs_up_in_the_middle_of_a_stream_loses_nothing(kind: str, request
             def looked(cookie: str = cookie) -> Any:
                 return json.loads(get(port, "/look", cookie).rpartition(b"\r\n")[2])
 
-            eventually(lambda: looked() == expected)
+            eventually(lambda: looked() == expected, patience=PATIENCE)
 
 
 # Another instance, right after.

@@ -5,9 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from websockets.sync.client import connect
 
 from dynamodb_sessions.stores import table_schema
 from tests.conftest import KEY
+from tests.helpers.waiting import eventually
 
 PROJECT = Path(__file__).parent.parent.parent
 PATIENCE = 20
@@ -48,7 +48,7 @@ class Server:
             assert len(found) >= times or self.process.poll() is None, self.said()
             return found[times - 1 :]
 
-        return str(eventually(find)[0])
+        return str(eventually(find, patience=PATIENCE)[0])
 
     def browser(self, **options: Any) -> httpx.Client:
         """A client that opens a connection for every request, so that any worker may get it."""
@@ -58,15 +58,6 @@ class Server:
         """Ask the server to end as a supervisor does. Returns its exit code."""
         self.process.terminate()
         return self.process.wait(PATIENCE)
-
-
-def eventually(find: Callable[[], Any]) -> Any:
-    """Return the first thing found that is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := find()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 @contextmanager
@@ -149,7 +140,7 @@ def test_what_one_worker_stores_every_worker_sees(workers: Server) -> None:
             seen[looked["pid"]] = looked["session"]
             return len(seen) > 1
 
-        eventually(both)
+        eventually(both, patience=PATIENCE)
     assert maker in seen
     assert list(seen.values()) == [{"user": True}] * 2
 
@@ -168,7 +159,7 @@ def test_a_logout_at_one_worker_holds_at_every_worker(workers: Server) -> None:
             pids.add(looked["pid"])
             return len(pids) > 1
 
-        eventually(both)
+        eventually(both, patience=PATIENCE)
 
 
 def test_different_keys_through_both_workers_are_all_kept(workers: Server, shared_engine: str) -> None:
@@ -232,7 +223,7 @@ def test_a_websocket_sets_its_cookie_and_stores_what_comes_later(workers: Server
         assert socket.recv() == "False"
         assert look() == {"accepted", "save"}
         socket.close()
-        eventually(lambda: look() == {"accepted", "save", "later"})
+        eventually(lambda: look() == {"accepted", "save", "later"}, patience=PATIENCE)
 
 
 def test_a_websocket_reads_the_browsers_session(workers: Server) -> None:
@@ -248,7 +239,7 @@ def test_a_change_while_the_response_streams_is_stored_when_it_ends(workers: Ser
         browser.get("/put/user")
         assert browser.get("/stream").text == "the response has started and ended"
         # The last byte reaches the browser a moment before the app returns.
-        eventually(lambda: "streamed" in browser.get("/look").json()["session"])
+        eventually(lambda: "streamed" in browser.get("/look").json()["session"], patience=PATIENCE)
 
 
 def test_a_server_whose_store_must_work_does_not_start_without_it(moto_url: str, folder: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anyio
@@ -45,6 +44,7 @@ from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Changes, Record, record_size
 from dynamodb_sessions.stores.item_format import from_record
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
+from tests.helpers.answering import answering
 
 pytestmark = pytest.mark.anyio
 
@@ -572,19 +572,7 @@ async def test_half_a_reply_is_no_answer(store: DynamoDBStore, checksum: bool, e
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"1", b"null", b'{"message":"sorry"}', b'{"Item":null}'])
 async def test_what_is_no_answer_of_dynamodbs_is_an_outage(body: bytes, status: int, transport: str | None) -> None:
     """A proxy's page, say: it does not tell that there is no session, nor that one was stored."""
-
-    class Answering(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server, ThreadPoolExecutor(1) as thread:
+    with answering(status, body) as server, ThreadPoolExecutor(1) as thread:
         thread.submit(server.serve_forever, 0.01)
         store = DynamoDBStore("sessions", endpoint_url=f"http://127.0.0.1:{server.server_port}", client=transport)
         try:
