@@ -34,7 +34,7 @@ from dynamodb_sessions import (
     StoreUnavailable,
     open_session,
 )
-from dynamodb_sessions.aws import circuit_breaker
+from dynamodb_sessions.aws import async_transport, boto3_transport, circuit_breaker
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import Changes, Record
@@ -279,6 +279,14 @@ def wipe(client: Any, table_name: str) -> None:
         client.delete_item(TableName=table_name, Key={"session_id": {"S": name}})
 
 
+@pytest.fixture
+def no_other_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the credentials looked for a moment ago, so that a refusal of them is final."""
+    for transport in (boto3_transport, async_transport):
+        monkeypatch.setattr(transport, "_RENEWAL_SECONDS", float("inf"))
+
+
+@pytest.mark.usefixtures("no_other_credentials")
 @pytest.mark.parametrize("cell", [cell for cell in fault_table.cells() if not cell.never], ids=str)
 async def test_every_cell_ends_as_it_is_declared(
     cell: Cell, struck: Callable[[float], Awaitable[Struck]], tables: tuple[str, str], engine_client: Any, clock: Clock

@@ -236,7 +236,8 @@ def test_without_dynamodb_it_still_serves(
     missing: str, moto_url: str, nobody: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """From the memory of this process, and it says so once, as an error with its cause."""
-    store = DynamoDBStore("no-such-table", endpoint_url=moto_url if missing == "table" else nobody)
+    # A busy machine has moto answer late, and that would be the cause then.
+    store = DynamoDBStore("no-such-table", endpoint_url=moto_url if missing == "table" else nobody, timeout=60)
     with caplog.at_level(logging.ERROR, "dynamodb_sessions"):
         browser = Browser(Function(store))
         browser.visit("POST", "/login", '{"name": "alice"}')

@@ -117,7 +117,12 @@ FAULTS = {
         Fault("conflict", "another transaction holds the item", Says.REFUSED),
         Fault("500", "InternalServerError", Says.UNKNOWN),
         Fault("503", "ServiceUnavailable", Says.UNKNOWN),
-        Fault("expired token", "ExpiredTokenException", Says.FINAL, "ConfigurationError"),
+        Fault(
+            "expired token",
+            "ExpiredTokenException, and no other credentials are there",
+            Says.FINAL,
+            "ConfigurationError",
+        ),
         Fault("access denied", "AccessDeniedException", Says.FINAL, "ConfigurationError"),
         Fault(
             "missing table",
