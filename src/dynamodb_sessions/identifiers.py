@@ -47,6 +47,13 @@ def new_born() -> str:
     return secrets.token_urlsafe(9)
 
 
+def new_handle() -> str:
+    """Return 16 hex digits that carry 64 random bits: a name of a login that may be shown, as its id may not."""
+    import secrets  # noqa: PLC0415 - as above
+
+    return secrets.token_hex(8)
+
+
 def fingerprint(session_id: str) -> str:
     """Return the name a session has in logs: 8 hex digits of its id's SHA-256, of no use to anyone who reads them."""
     return hashlib.sha256(session_id.encode()).hexdigest()[:8]

@@ -30,7 +30,7 @@ def a_session(**attributes: Any) -> Session:
 def test_the_public_names_are_starlettes_the_verbs_and_info() -> None:
     assert {name for name in dir(Session) if not name.startswith("_")} - set(dir(dict)) == {
         *("accessed", "modified", "mark_accessed", "mark_modified"),
-        *("bind", "regenerate", "set_max_age", "save", "reload"),
+        *("bind", "confirm_login", "regenerate", "set_max_age", "save", "reload"),
         "info",
     }
     assert not hasattr(Session(), "__dict__")
@@ -47,7 +47,13 @@ def test_a_template_finds_the_keys() -> None:
 
 
 def test_it_says_what_is_known_now(clock: Clock) -> None:
-    session = a_session(created_at=clock.now - 10, expires_at=clock.now + 90, owner="acme/alice", max_age=100)
+    session = a_session(
+        created_at=clock.now - 10,
+        expires_at=clock.now + 90,
+        owner="acme/alice",
+        max_age=100,
+        authenticated_at=clock.now - 5,
+    )
     before = session.info
     assert dataclasses.asdict(before) == {
         "fingerprint": fingerprint(before.id),
@@ -57,12 +63,14 @@ def test_it_says_what_is_known_now(clock: Clock) -> None:
         "expires_in": 90,
         "owner": "acme/alice",
         "max_age": 100,
+        "authenticated_at": clock.now - 5,
     }
     clock.now += 100
     session.bind("acme/bob")
     session.set_max_age(None)
     after = session.info
     assert (after.owner, after.max_age, after.expires_in) == ("acme/bob", None, 0)
+    assert after.authenticated_at == clock.now
     assert after.id != before.id
     assert (before.owner, before.expires_in) == ("acme/alice", 90), "a look is of its moment"
 

@@ -153,9 +153,11 @@ def test_a_created_session_lives_from_now() -> None:
     bind(session)
     action = decided(session)
     assert isinstance(action, Create)
-    born = action.record.born
+    born, handle = action.record.born, action.record.handle
     assert born is not None
-    assert Create(Record(session.info.id, {"a": "1"}, NOW, NOW + 1000, owner="acme/alice", born=born)) == action
+    assert handle is not None
+    login: Any = {"owner": "acme/alice", "handle": handle, "authenticated_at": NOW}
+    assert Create(Record(session.info.id, {"a": "1"}, NOW, NOW + 1000, born=born, **login)) == action
     assert decided(session) != action, "each creation has a mark of its own"
 
 

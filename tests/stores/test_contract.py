@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
@@ -32,7 +33,8 @@ async def created(store: SessionStore, record: Record) -> Record:
 
 
 async def test_a_created_record_is_loaded_as_it_was(store: SessionStore) -> None:
-    record = await created(store, a_record(owner="acme/alice", max_age=500))
+    login: Any = {"owner": "acme/alice", "handle": "0123456789abcdef", "label": "Firefox", "authenticated_at": NOW}
+    record = await created(store, a_record(max_age=500, born="b", **login))
     assert record == await store.load(record.id, now=NOW)
 
 
@@ -129,6 +131,22 @@ async def test_owner_and_max_age_change_only_where_they_are_named(store: Session
     assert expected == await store.load(record.id, now=NOW)
     await store.update(record, Changes(LATER, max_age=0), now=NOW)
     assert replace(expected, max_age=None, version=4) == await store.load(record.id, now=NOW)
+
+
+async def test_a_login_replaces_the_one_before_it_whole(store: SessionStore) -> None:
+    """Owner, handle and label belong together; when the owner has proved who they are may change by itself."""
+    record = await created(store, a_record(owner="acme/alice", handle="aa", label="Firefox", authenticated_at=NOW - 9))
+    confirmed = await store.update(record, Changes(LATER, authenticated_at=NOW), now=NOW)
+    assert replace(record, authenticated_at=NOW, version=2) == confirmed
+    assert confirmed == await store.load(record.id, now=NOW)
+    again = await store.update(record, Changes(LATER, owner="acme/bob", handle="bb", authenticated_at=NOW + 1), now=NOW)
+    expected = replace(record, owner="acme/bob", handle="bb", label=None, authenticated_at=NOW + 1, version=3)
+    assert expected == again
+    assert expected == await store.load(record.id, now=NOW)
+    moved = await store.rotate(record, new_id(), Changes(LATER, set={"a": "2"}), now=NOW)
+    assert moved is not None
+    assert (moved.owner, moved.handle, moved.label, moved.authenticated_at) == ("acme/bob", "bb", None, NOW + 1)
+    assert moved == await store.load(moved.id, now=NOW)
 
 
 async def test_an_update_never_brings_a_session_back(store: SessionStore) -> None:
@@ -259,15 +277,16 @@ async def test_a_long_value_comes_back_as_it_went(store: SessionStore, value: st
     assert moved == await store.load(moved.id, now=NOW)
 
 
-def of_size(size: int) -> Record:
+def of_size(size: int, **attributes: Any) -> Record:
     """A record whose size is exactly this many bytes."""
-    record = a_record({"small": "1", "large": ""}, owner="o")
+    record = a_record({"small": "1", "large": ""}, **attributes)
     return replace(record, data={"small": "1", "large": "x" * (size - record_size(record))})
 
 
 @not_on_moto
 async def test_a_record_of_the_very_limit_is_stored(store: SessionStore) -> None:
-    record = await created(store, of_size(MAX_RECORD_SIZE))
+    login: Any = {"owner": "o", "handle": "0" * 16, "label": "é", "authenticated_at": NOW}
+    record = await created(store, of_size(MAX_RECORD_SIZE, **login))
     assert record == await store.load(record.id, now=NOW)
 
 

@@ -1,6 +1,15 @@
-"""What was asked of a session by `clear`, `regenerate`, `bind` and `set_max_age`, and is not stored yet."""
+"""What was asked of a session by its verbs, `clear`, `regenerate` and `bind` for example, and is not stored yet."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+
+class Login(NamedTuple):
+    """Whose session it is from now: what `bind` has named, and the random handle of this login."""
+
+    owner: str
+    handle: str
+    label: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +29,15 @@ class Asked:
     rotate: int = 0
     bind: int = 0
     lifetime: int = 0
-    owner: str | None = None
-    """Whom `bind` has named."""
+    proof: int = 0
+    login: Login | None = field(default=None, repr=False)
     max_age: int | None = None
     """The seconds `set_max_age` has named, as `Changes` has them; 0: the middleware's again."""
 
     @property
     def is_pending(self) -> bool:
         """Whether anything is still to be done."""
-        return bool(self.clear or self.rotate or self.bind or self.lifetime)
+        return bool(self.clear or self.rotate or self.bind or self.lifetime or self.proof)
 
     @property
     def wants_new_id(self) -> bool:
@@ -43,10 +52,14 @@ class Asked:
         """Return this with a new id asked for."""
         return replace(self, count=self.count + 1, rotate=self.count + 1)
 
-    def to_bind(self, owner: str, *, rotate: bool) -> "Asked":
-        """Return this with an owner asked for, and a new id with it."""
+    def to_bind(self, login: Login, *, rotate: bool) -> "Asked":
+        """Return this with a login asked for, and a new id with it."""
+        return replace(self.to_prove(rotate=rotate), bind=self.count + 1, login=login)
+
+    def to_prove(self, *, rotate: bool) -> "Asked":
+        """Return this with a note asked for that the owner has just proved who they are, and a new id with it."""
         number = self.count + 1
-        return replace(self, count=number, bind=number, owner=owner, rotate=number if rotate else self.rotate)
+        return replace(self, count=number, proof=number, rotate=number if rotate else self.rotate)
 
     def to_live(self, max_age: int) -> "Asked":
         """Return this with a lifetime asked for."""
@@ -64,7 +77,8 @@ class Asked:
             self.rotate if self.rotate > number else 0,
             self.bind if self.bind > number else 0,
             self.lifetime if lives_on else 0,
-            self.owner if self.bind > number else None,
+            self.proof if self.proof > number else 0,
+            self.login if self.bind > number else None,
             self.max_age if lives_on else None,
         )
 

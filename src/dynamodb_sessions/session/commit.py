@@ -168,7 +168,15 @@ async def _empty(
 
 async def _create_or_join(store: SessionStore, record: Record, now: int) -> Record | None:
     """Create a session under an id of its user's own, or add it to the one that somebody else has just created."""
-    changes = Changes(record.expires_at, set=record.data, owner=record.owner, max_age=record.max_age)
+    changes = Changes(
+        record.expires_at,
+        set=record.data,
+        owner=record.owner,
+        max_age=record.max_age,
+        handle=record.handle,
+        label=record.label,
+        authenticated_at=record.authenticated_at,
+    )
     moved: list[bool] = []
     for _ in range(_JOINS):
         created = await store.create(record, now=now)

@@ -48,6 +48,12 @@ class SessionInfo(_Unshown):
     """Who it is bound to."""
     max_age: int | None
     """Its own idle lifetime in seconds; None: the middleware's."""
+    authenticated_at: int | None
+    """When its owner last proved who they are: by a login, `bind`, or by `confirm_login`."""
+
+    def is_fresh(self, seconds: int) -> bool:
+        """Whether the owner has proved who they are in the last so many seconds: ask it before what is dangerous."""
+        return self.authenticated_at is not None and clock.wall_clock() - self.authenticated_at <= seconds
 
     @property
     def id(self) -> str:
@@ -77,14 +83,17 @@ def info_of(state: SessionState) -> SessionInfo:
     """Return what is known about a session now."""
     # What is put in after a `clear()` is a new session.
     session_id, record = state.id, None if state.asked.clear else state.record
+    now = clock.wall_clock()
+    authenticated_at = None if record is None else record.authenticated_at
     info = SessionInfo(
         fingerprint=fingerprint(session_id),
         is_new=record is None,
         created_at=None if record is None else record.created_at,
         expires_at=None if record is None else record.expires_at,
-        expires_in=None if record is None else max(0, record.expires_at - clock.wall_clock()),
+        expires_in=None if record is None else max(0, record.expires_at - now),
         owner=state.owner,
         max_age=state.max_age,
+        authenticated_at=now if state.asked.proof else authenticated_at,
     )
     # Frozen: its own class sets fields in this way too.
     object.__setattr__(info, "_id", session_id)

@@ -4,8 +4,10 @@ It answers with one action; `commit` makes the store call that it stands for.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from dynamodb_sessions.identifiers import new_born
+from dynamodb_sessions.session.asked import Asked
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.session import Session, state_of
 from dynamodb_sessions.session.state import Standing, Use
@@ -74,37 +76,53 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
     """
     state = state_of(session)
     asked, record, is_empty = state.asked, state.record, not dict.__len__(session)
+    login = _login(asked, now)
     is_over = state.standing is Standing.ENDED and not asked.clear
-    if is_over and asked.owner is None and (record is not None or not asked.rotate):
+    if is_over and asked.login is None and (record is not None or not asked.rotate):
         return Nothing()
     gone = record.id if record is not None else state.presented_id
     if failed:
         return Delete(gone, record) if asked.clear and gone is not None else Nothing()
-    if asked.clear and is_empty and asked.owner is None:
+    if asked.clear and is_empty and asked.login is None:
         return Delete(gone, record) if gone is not None else Nothing()
     if record is None or asked.clear:
-        if is_empty and asked.owner is None:
+        if is_empty and asked.login is None:
             return Nothing()
         if state.standing is Standing.MOVED and not asked.clear and not asked.wants_new_id:
             return Suppress()
         to_set, _ = state.delta(session)
         expires_at = lifetimes.expires_at(now, created_at=now, own=state.max_age)
-        new = Record(state.id, to_set, now, expires_at, owner=state.owner, max_age=state.max_age, born=new_born())
+        new = Record(state.id, to_set, now, expires_at, max_age=state.max_age, born=new_born(), **login)
         return Create(new, replaces=gone if asked.clear or asked.rotate else None)
 
     to_set, to_remove = state.delta(session)
     # A login is when the session of its owner begins: it counts as the newest, and its absolute lifetime starts.
-    begins = None if asked.owner is None else now
+    begins = None if asked.login is None else now
     created_at = record.created_at if begins is None else begins
     expires_at = lifetimes.expires_at(now, created_at=created_at, own=state.max_age)
     expiry, heard = lifetimes.expiry(now, created_at=created_at), state.stored_version
     to_set |= state.rewritten(session, to_set)
-    if asked.owner is None:
+    if asked.login is None:
         if to_remove and is_empty:
             emptied = Changes(expires_at, to_set, to_remove, max_age=asked.max_age, expiry=expiry, heard=heard)
             return Empty(record, emptied)
-        if not (to_set or to_remove or asked.rotate) and asked.max_age is None:
+        if not (to_set or to_remove or asked.rotate or asked.proof) and asked.max_age is None:
             wanted = refresh or (state.use is Use.USED and lifetimes.wants_touch(record, expires_at))
             return Touch(record, Changes(expires_at)) if wanted else Nothing()
-    changes = Changes(expires_at, to_set, to_remove, asked.owner, asked.max_age, begins, expiry, heard)
+    changes = Changes(
+        expires_at,
+        to_set,
+        to_remove,
+        max_age=asked.max_age,
+        created_at=begins,
+        expiry=expiry,
+        heard=heard,
+        **login,
+    )
     return Rotate(record, state.id, changes) if asked.rotate else Update(record, changes)
+
+
+def _login(asked: Asked, now: int) -> dict[str, Any]:
+    """Return what a login, or its confirmation, sets of a record."""
+    proof = {"authenticated_at": now} if asked.proof else {}
+    return proof if asked.login is None else {**proof, **asked.login._asdict()}

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dynamodb_sessions.clock import check_seconds
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
-from dynamodb_sessions.session.asked import Asked
+from dynamodb_sessions.identifiers import new_handle
+from dynamodb_sessions.session.asked import Asked, Login
 from dynamodb_sessions.session.info import SessionInfo, info_of
 from dynamodb_sessions.session.state import SessionState, Use
 from dynamodb_sessions.session.tracking import ABSENT, CONSTANTS
-from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, Record, is_owner
+from dynamodb_sessions.stores.contract import MAX_LABEL_LENGTH, MAX_OWNER_SIZE, Record, is_owner
 
 if TYPE_CHECKING:
     from _collections_abc import dict_items, dict_keys, dict_values
@@ -87,18 +88,33 @@ class Session(dict[str, Any]):
         self._check_rotates()
         self._state.ask(Asked.to_rotate)
 
-    def bind(self, owner: str) -> None:
+    def bind(self, owner: str, *, label: str | None = None) -> None:
         """Record whose session this is, and give it a new id: what a login calls, against session fixation.
 
-        A session under an id of your own keeps its id. Raises SessionError as `regenerate` does, and
-        ConfigurationError if the owner is not a non-empty str of at most 1024 bytes.
+        `label` is what the list of the owner's devices calls this one, such as `request.headers.get("user-agent")`; it
+        is cut at 256 characters. A session under an id of your own keeps its id. Raises SessionError as `regenerate`
+        does, and ConfigurationError if the owner is not a non-empty str of at most 1024 bytes, or the label no str.
         """
         if not is_owner(owner):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
-        rotates = self._state.fixed_id is None
-        if rotates:
-            self._check_rotates()
-        self._state.ask(partial(Asked.to_bind, owner=owner, rotate=rotates))
+        if label is not None and not isinstance(label, str):
+            raise ConfigurationError("a label must be a str or None")
+        # Whoever logs in may have chosen it: what is no valid Unicode must not fail the login.
+        kept = None if label is None else label[:MAX_LABEL_LENGTH].encode(errors="replace").decode() or None
+        login = Login(owner, new_handle(), kept)
+        rotates = self._may_rotate()
+        self._state.ask(partial(Asked.to_bind, login=login, rotate=rotates))
+
+    def confirm_login(self) -> None:
+        """Note that the owner has just proved again who they are, and give the session a new id.
+
+        Call it after a second password prompt or a passkey: `info.authenticated_at` is then now, and `info.is_fresh`
+        is true. A session under an id of your own keeps its id. Raises SessionError as `regenerate` does, and if the
+        session is bound to nobody.
+        """
+        if self._state.owner is None:
+            raise SessionError("this session is bound to nobody, so there is no login to confirm: call bind()")
+        self._state.ask(partial(Asked.to_prove, rotate=self._may_rotate()))
 
     def set_max_age(self, seconds: int | None) -> None:
         """Give this session its own idle lifetime ("remember me"); None gives it back the middleware's.
@@ -276,6 +292,13 @@ class Session(dict[str, Any]):
         for key, value in list(dict.items(self)):
             if value.__class__ not in CONSTANTS:
                 tracking.hand_out(key, value)
+
+    def _may_rotate(self) -> bool:
+        """Whether a login gives the session a new id. Raises SessionError if it should, and cannot."""
+        if self._state.fixed_id is not None:
+            return False
+        self._check_rotates()
+        return True
 
     def _check_rotates(self) -> None:
         """Raise SessionError if the id cannot change."""

@@ -184,7 +184,8 @@ class SessionState:
     @property
     def owner(self) -> str | None:
         """Who the session is bound to, or will be."""
-        return self.asked.owner or (None if self.record is None or self.asked.clear else self.record.owner)
+        login = self.asked.login or (None if self.asked.clear else self.record)
+        return None if login is None else login.owner
 
     @property
     def max_age(self) -> int | None:

@@ -29,6 +29,9 @@ Source: RFC 6265bis, "The Max-Age Attribute": at most 400 days.
 Consistency = Literal["default", "strong", "eventual"]
 """Of a read: "default" is the store's own."""
 
+MAX_LABEL_LENGTH = 256
+"""Characters of a label. What is longer is cut."""
+
 MAX_OWNER_SIZE = 1024
 """Bytes. Source: DynamoDB's limit of a partition key is 2048; half of it leaves every composite key room."""
 
@@ -51,6 +54,12 @@ class Record:
     """The session's own idle lifetime in seconds; None: whoever loads it decides."""
     born: str | None = None
     """Random, from its creation: tells it from one that is created under its id later. Older records have none."""
+    handle: str | None = None
+    """64 random bits in hex, from its login: a name by which its owner may know it, and which is not its id."""
+    label: str | None = None
+    """What the app calls the device that logged in, such as its user agent."""
+    authenticated_at: int | None = None
+    """When its owner last proved who they are."""
 
     def content(self) -> dict[str, Any]:
         """Return the decoded data. Raises CorruptRecord if it is not JSON."""
@@ -104,7 +113,7 @@ class Changes:
     set: Mapping[str, str] = field(default_factory=dict, repr=False)
     remove: frozenset[str] = field(default_factory=frozenset, repr=False)
     owner: str | None = None
-    """None: as it was."""
+    """Who has just logged in; `handle` and `label` are then this login's. None: all three as they were."""
     max_age: int | None = None
     """None: as it was; 0: back to the default."""
     created_at: int | None = None
@@ -113,17 +122,24 @@ class Changes:
     """When the session expires, if its own lifetime is not what was last heard of it. None: `expires_at` as it is."""
     heard: int = 0
     """The highest version of the session that is known to be without these changes."""
+    handle: str | None = None
+    label: str | None = None
+    authenticated_at: int | None = None
+    """Epoch seconds: when the owner has just proved who they are. None: as it was."""
 
     @property
     def is_touch(self) -> bool:
         """Whether the expiry is all there is: no change of the session itself, so no new version."""
-        return not self.set and not self.remove and self.owner is None and self.max_age is None
+        if self.owner is not None or self.authenticated_at is not None:
+            return False
+        return not self.set and not self.remove and self.max_age is None
 
     def apply(self, record: Record) -> Record:
         """Return the record as these changes leave it."""
         data = {**record.data, **self.set}
         for key in self.remove:
             data.pop(key, None)
+        login = record if self.owner is None else self
         return Record(
             record.id,
             data,
@@ -131,9 +147,12 @@ class Changes:
             record.created_at if self.created_at is None or record.born is None else self.created_at,
             self.expires_with(record.max_age),
             record.version + (not self.is_touch),
-            record.owner if self.owner is None else self.owner,
+            login.owner,
             record.max_age if self.max_age is None else self.max_age or None,
             record.born,
+            login.handle,
+            login.label,
+            record.authenticated_at if self.authenticated_at is None else self.authenticated_at,
         )
 
     def expires_with(self, max_age: int | None) -> int:
@@ -145,7 +164,8 @@ class Changes:
         return (
             all(record.data.get(key) == value for key, value in self.set.items())
             and all(key not in record.data for key in self.remove)
-            and (self.owner is None or self.owner == record.owner)
+            and (self.owner is None or (self.owner, self.handle) == (record.owner, record.handle))
+            and (self.authenticated_at is None or self.authenticated_at == record.authenticated_at)
             and (self.max_age is None or (self.max_age or None) == record.max_age)
         )
 
@@ -326,6 +346,18 @@ def is_same(stored: Record, record: Record) -> bool:
     return stored.born == record.born and (record.born is not None or stored.created_at == record.created_at)
 
 
+def texts_of(record: Record) -> dict[str, str]:
+    """Return those of a record's optional texts that it has, by the names of their attributes."""
+    texts = {"owner": record.owner, "born": record.born, "handle": record.handle, "label": record.label}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def numbers_of(record: Record) -> dict[str, int]:
+    """Return those of a record's optional numbers that it has, by the names of their attributes."""
+    numbers = {"max_age": record.max_age, "authenticated_at": record.authenticated_at}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
 def record_size(record: Record) -> int:
     """Return the bytes DynamoDB counts for the record's item.
 
@@ -333,13 +365,11 @@ def record_size(record: Record) -> int:
     """
     numbers = [record.created_at, record.expires_at, record.version]
     size = _NAMES_SIZE + len(record.id.encode()) + _MAP_SIZE + _data_size(record.data)
-    if record.owner is not None:
-        size += len("owner") + len(record.owner.encode())
-    if record.max_age is not None:
-        size += len("max_age")
-        numbers.append(record.max_age)
-    if record.born is not None:
-        size += len("born") + len(record.born.encode())
+    for name, text in texts_of(record).items():
+        size += len(name) + len(text.encode())
+    for name, number in numbers_of(record).items():
+        size += len(name)
+        numbers.append(number)
     return size + sum((len(str(number).rstrip("0")) + 1) // 2 + 1 for number in numbers)
 
 

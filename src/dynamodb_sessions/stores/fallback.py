@@ -515,12 +515,16 @@ class FallbackStore:
 
 def _difference(moved: Record, record: Record) -> Changes:
     """Return what makes of a session that has moved what it is in memory by now."""
+    is_same_login = (record.owner, record.handle) == (moved.owner, moved.handle)
     return Changes(
         record.expires_at,
         {key: value for key, value in record.data.items() if moved.data.get(key) != value},
         frozenset(moved.data.keys() - record.data.keys()),
-        record.owner if record.owner != moved.owner else None,
+        None if is_same_login else record.owner,
         (record.max_age or 0) if record.max_age != moved.max_age else None,
         record.created_at if record.created_at != moved.created_at else None,
         heard=moved.version,
+        handle=record.handle,
+        label=record.label,
+        authenticated_at=record.authenticated_at if record.authenticated_at != moved.authenticated_at else None,
     )

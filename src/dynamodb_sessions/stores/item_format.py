@@ -1,9 +1,9 @@
 """Records to and from DynamoDB items, in the low-level JSON that every client takes.
 
 An item holds `session_id` (S, the key), `user_data` (M of S, or of B where a value is compressed with zlib),
-`created_at`, `ttl` and `version` (N), `born` (S), and sometimes `owner` (S), `max_age` (N) and `ops` (SS). An older
-layout has `user_data` as one JSON string and no version: it is read as version 0, and rewritten as a map by its next
-change.
+`created_at`, `ttl` and `version` (N), `born` (S), and sometimes `max_age` (N), `ops` (SS) and what a login leaves:
+`owner`, `handle`, `label` (S) and `authenticated_at` (N). An older layout has `user_data` as one JSON string and no
+version: it is read as version 0, and rewritten as a map by its next change.
 
 Three kinds of items are no sessions. A marker says where a session has moved: `moved_to` (S) and `ttl`. A tombstone
 makes sure that nothing is created under an id by attempts that are known, and that no process moves a session there out
@@ -20,7 +20,7 @@ from typing import Any
 
 from dynamodb_sessions.codec import decode, encode_items
 from dynamodb_sessions.exceptions import CorruptRecord, SessionTooLarge, UnserializableValue
-from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Moved, Record
+from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Moved, Record, numbers_of, texts_of
 from dynamodb_sessions.stores.table_schema import KEY, TTL
 
 MOVED_TO = "moved_to"
@@ -113,13 +113,8 @@ def from_record(record: Record, compress_over: int | None = None) -> dict[str, A
         TTL: number(record.expires_at),
         "version": number(record.version),
     }
-    if record.owner is not None:
-        made["owner"] = {"S": record.owner}
-    if record.max_age is not None:
-        made["max_age"] = number(record.max_age)
-    if record.born is not None:
-        made["born"] = {"S": record.born}
-    return made
+    made |= {name: {"S": text} for name, text in texts_of(record).items()}
+    return made | {name: number(value) for name, value in numbers_of(record).items()}
 
 
 def marker(session_id: str, moved_to: str, expires_at: int) -> dict[str, Any]:
@@ -206,6 +201,9 @@ def to_record(session_id: str, item: dict[str, Any]) -> Record:
             owner=_text(item["owner"]) if "owner" in item else None,
             max_age=_int(item["max_age"]) if "max_age" in item else None,
             born=_text(item["born"]) if "born" in item else None,
+            handle=_text(item["handle"]) if "handle" in item else None,
+            label=_text(item["label"]) if "label" in item else None,
+            authenticated_at=_int(item["authenticated_at"]) if "authenticated_at" in item else None,
         )
     except _MALFORMED as error:
         raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None

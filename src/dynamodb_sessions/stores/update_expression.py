@@ -10,6 +10,7 @@ What is returned are a request's parameters without the table's name. Three rule
 
 import time
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from dynamodb_sessions.stores import item_format, table_schema
@@ -89,8 +90,11 @@ class _Write:
     def attributes(self, changes: Changes) -> None:
         """Set what else a change may set."""
         if changes.owner is not None:
-            self.names["#o"], self.values[":o"] = "owner", {"S": changes.owner}
-            self.sets.append("#o=:o")
+            for name in ("owner", "handle", "label"):
+                self._set_or_remove(name, getattr(changes, name))
+        if changes.authenticated_at is not None:
+            self.names["#auth"], self.values[":auth"] = "authenticated_at", item_format.number(changes.authenticated_at)
+            self.sets.append("#auth=:auth")
         if changes.created_at is not None and self._record.born is not None:
             self.names["#c"], self.values[":c1"] = "created_at", item_format.number(changes.created_at)
             self.sets.append("#c=:c1")
@@ -101,6 +105,14 @@ class _Write:
                 self.sets.append("#m=:m")
             else:
                 self.removes.append("#m")
+
+    def _set_or_remove(self, name: str, text: str | None) -> None:
+        self.names[f"#{name}"] = name
+        if text is None:
+            self.removes.append(f"#{name}")
+        else:
+            self.values[f":{name}"] = {"S": text}
+            self.sets.append(f"#{name}=:{name}")
 
     def entries(self, changes: Changes, compress_over: int | None) -> None:
         """Set and remove the entries that changed, and no others."""
@@ -255,7 +267,7 @@ def replacement(
         ":t": item_format.number(changed.expires_at),
     }
     write.sets += ["#c=:c1", "#d=:d", "#t=:t"]
-    write.attributes(Changes(0, owner=changes.owner, max_age=changes.max_age))
+    write.attributes(replace(changes, created_at=None))
     write.raise_version()
     return write.request
 

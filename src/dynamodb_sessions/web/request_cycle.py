@@ -457,7 +457,7 @@ class RequestCycle:
                 await commit(self._setup.store, state, Delete(action.replaces, state.record), asked=asked)
             state.end()
             return False
-        bound = state.asked.owner is not None
+        bound = state.asked.login is not None
         if state.is_late and isinstance(action, Rotate):
             logger.warning(
                 "the response has started, so the browser cannot be given a new id: the session keeps its own"
@@ -465,7 +465,12 @@ class RequestCycle:
             bound = False
             expiry = self._setup.lifetimes.expiry(now, created_at=action.record.created_at)
             changes = replace(
-                action.changes, owner=None, created_at=None, expiry=expiry, expires_at=expiry.at(state.max_age)
+                action.changes,
+                owner=None,
+                created_at=None,
+                authenticated_at=None,
+                expiry=expiry,
+                expires_at=expiry.at(state.max_age),
             )
             if changes.is_touch:
                 return True
