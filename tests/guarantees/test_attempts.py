@@ -188,6 +188,39 @@ async def test_a_server_error_of_a_write_says_nothing_of_what_became_of_it(statu
     assert content(table.only())["n"] == "2"
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("between", ["look", "m=5", "many=5", "add=n", "m=5/add=n", "regenerate", "clear"])
+async def test_an_addition_is_made_once_whatever_comes_between(between: str, way: str, table: Table) -> None:
+    """It is told to be made only if it was, and never twice: what cannot be known is an error."""
+    _, visitor = await known(table)
+    responses: list[httpx.Response] = []
+    table.proxy.play("UpdateItem", [WAYS[way](table.visit(between, visitor.cookies, responses))])
+    response = await visitor.get("add=n")
+    table.proxy.land()
+    assert [each.status_code for each in responses] == [200]
+    if between == "clear":
+        assert not table.sessions()
+        assert response.status_code == 500
+        return
+    n, theirs = int(content(table.only())["n"]), between.count("add")
+    if response.status_code == 200:
+        assert n == 2 + theirs
+        assert response.json()["n"] == n
+    else:
+        assert response.status_code == 503
+        assert n in (1 + theirs, 2 + theirs)
+    assert response.status_code == 200 or between not in ("look", "m=5"), "that much can be known"
+
+
+async def test_additions_whose_replies_are_lost_are_all_made(table: Table) -> None:
+    _, visitor = await known(table)
+    table.proxy.play("UpdateItem", [cut(), held(), cut()])
+    for _ in range(3):
+        assert (await visitor.get("add=n")).status_code == 200
+    table.proxy.land()
+    assert content(table.only())["n"] == "4"
+
+
 async def test_what_cannot_be_known_is_an_error_also_when_the_reply_to_its_fence_is_lost(table: Table) -> None:
     """Two others have written since: nobody can tell. That the fence is there does not say that the change is."""
     _, visitor = await known(table, "n=0")

@@ -20,18 +20,19 @@ class Browser(httpx.AsyncClient):
     """A cookie jar of its own, and what its next request does."""
 
     def __init__(self, store: Any, **options: Any) -> None:
-        self._act: Act = dict
+        self._acts: dict[str, Act] = {}
+        """By the path of the request that does it."""
         app = Starlette(routes=[Route("/{path:path}", self._answer)])
         app.add_middleware(DynamoDBSessionMiddleware, secret_key=KEY, store=store, **options)
         super().__init__(transport=httpx.ASGITransport(app), base_url="http://site")
 
     async def _answer(self, request: Request) -> Response:
-        result = self._act(session_of(request))
+        result = self._acts[request.url.path](session_of(request))
         return JSONResponse(await result if inspect.isawaitable(result) else result)
 
     async def do(self, act: Act, path: str = "/") -> Any:
         """Return what `act` returns of the session of a request, as JSON has it; whatever it raises comes through."""
-        self._act = act
+        self._acts[path] = act
         response = await self.get(path)
         assert response.status_code == 200, response.text
         return response.json()

@@ -1,6 +1,7 @@
 """An app that does to its session what a path says, its visitors, and somebody else who comes between."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ class Site:
         return JSONResponse(dict(session), headers={"X-App": "its own"})
 
 
-async def act(session: Session, path: str) -> None:
+async def act(session: Session, path: str) -> None:  # noqa: C901 - a table
     """Do to a session what a path says: several things, with a slash between them."""
     for word in path.split("/"):
         match word.split("="):
@@ -52,6 +53,8 @@ async def act(session: Session, path: str) -> None:
                 session.set_max_age(int(seconds) or None)
             case ["many", value]:
                 session.update({f"key{number}": value for number in range(150)})
+            case ["add", key]:
+                await session.atomically(functools.partial(add, key))
             case ["regenerate"]:
                 session.regenerate()
             case ["clear"]:
@@ -62,6 +65,10 @@ async def act(session: Session, path: str) -> None:
                 session[key] = int(value)
             case _:
                 session.get("anything")
+
+
+def add(key: str, content: dict[str, Any]) -> None:
+    content[key] = content.get(key, 0) + 1
 
 
 def told(response: httpx.Response) -> str:

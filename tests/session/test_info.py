@@ -30,7 +30,7 @@ def a_session(**attributes: Any) -> Session:
 def test_the_public_names_are_starlettes_the_verbs_and_info() -> None:
     assert {name for name in dir(Session) if not name.startswith("_")} - set(dir(dict)) == {
         *("accessed", "modified", "mark_accessed", "mark_modified"),
-        *("bind", "confirm_login", "regenerate", "set_max_age", "save", "reload"),
+        *("bind", "confirm_login", "regenerate", "set_max_age", "save", "reload", "atomically", "wait_ended"),
         "info",
     }
     assert not hasattr(Session(), "__dict__")

@@ -149,6 +149,53 @@ async def test_a_login_replaces_the_one_before_it_whole(store: SessionStore) -> 
     assert moved == await store.load(moved.id, now=NOW)
 
 
+async def test_an_exchange_changes_what_is_stored_now(store: SessionStore) -> None:
+    record = await created(store, a_record({"n": "1"}))
+    await store.update(record, Changes(LATER, set={"n": "2", "beside": "1"}), now=NOW)
+    seen: list[Record] = []
+
+    def add(stored: Record) -> Changes:
+        seen.append(stored)
+        return Changes(LATER + 9, set={"n": str(int(stored.data["n"]) + 1)})
+
+    changed = await store.exchange(record, add, now=NOW)
+    assert [each.data["n"] for each in seen] == ["2"]
+    assert replace(record, data={"n": "3", "beside": "1"}, version=3, expires_at=LATER + 9) == changed
+    assert changed == await store.load(record.id, now=NOW)
+
+
+async def test_an_exchange_of_nothing_writes_nothing(store: SessionStore) -> None:
+    record = await created(store, a_record())
+    assert record == await store.exchange(record, lambda _: None, now=NOW)
+    assert record == await store.load(record.id, now=NOW)
+
+
+async def test_an_exchange_never_brings_a_session_back_nor_changes_another(store: SessionStore) -> None:
+    record = await created(store, a_record(born="first"))
+    await store.delete(record.id)
+    assert await store.exchange(record, lambda _: Changes(LATER, set={"c": "3"}), now=NOW) is None
+    other = await created(store, replace(record, born="second"))
+    assert await store.exchange(record, lambda _: Changes(LATER, set={"c": "3"}), now=NOW) is None
+    assert other == await store.load(record.id, now=NOW)
+
+
+@pytest.mark.parametrize("count", [60, 150])
+async def test_an_exchange_of_any_number_of_keys_is_one_change(count: int, store: SessionStore) -> None:
+    record = await created(store, a_record({f"old-{number}": "0" for number in range(count)}))
+    changes = Changes(LATER, set={f"new-{number}": "1" for number in range(count)}, remove=frozenset(record.data))
+    changed = await store.exchange(record, lambda _: changes, now=NOW)
+    assert changed is not None
+    assert changes.set == changed.data
+    assert changed == await store.load(record.id, now=NOW)
+
+
+async def test_an_exchange_that_would_be_too_large_changes_nothing(store: SessionStore) -> None:
+    record = await created(store, a_record())
+    with pytest.raises(SessionTooLarge):
+        await store.exchange(record, lambda _: Changes(LATER, set={"c": "x" * MAX_RECORD_SIZE}), now=NOW)
+    assert record == await store.load(record.id, now=NOW)
+
+
 async def test_an_update_never_brings_a_session_back(store: SessionStore) -> None:
     record = await created(store, a_record())
     await store.delete(record.id)

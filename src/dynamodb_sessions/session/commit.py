@@ -3,11 +3,17 @@
 Afterwards the session knows what is stored of it.
 """
 
+import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, TypeVar
+
+import anyio
 
 from dynamodb_sessions import clock
-from dynamodb_sessions.exceptions import StoreUnavailable
+from dynamodb_sessions.codec import encode_item
+from dynamodb_sessions.exceptions import SessionError, StoreUnavailable
 from dynamodb_sessions.identifiers import fingerprint, new_born, new_id
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import (
@@ -21,9 +27,11 @@ from dynamodb_sessions.session.save_policy import (
     Touch,
     Update,
 )
-from dynamodb_sessions.session.session import Session, state_of, take
-from dynamodb_sessions.session.state import SessionState
-from dynamodb_sessions.stores.contract import BURIED_SECONDS, Changes, OnMoved, Record, SessionStore, is_same
+from dynamodb_sessions.session.session import Session, rebase, state_of, take
+from dynamodb_sessions.session.state import SessionState, Standing
+from dynamodb_sessions.stores.contract import BURIED_SECONDS, Changes, Decide, OnMoved, Record, SessionStore, is_same
+
+T = TypeVar("T")
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -77,6 +85,93 @@ async def reload(store: SessionStore, session: Session) -> bool:
         return False
     take(session, found)
     return True
+
+
+async def wait_ended(store: SessionStore, state: SessionState, lifetimes: Lifetimes, every: float) -> None:
+    """Return once the session has ended, wherever that was. Raises SessionError if nothing is stored of it."""
+    if state.record is None and not state.is_ended:
+        raise SessionError("nothing is stored of this session yet, so it cannot end: wait after `await session.save()`")
+    while not state.is_ended and (record := state.record) is not None:
+        await anyio.sleep(every)
+        if state.record is not record:  # It was changed here meanwhile, so it was there.
+            continue
+        now = clock.wall_clock()
+        try:
+            found = await store.load(record.id, now=now, consistency="eventual")
+        except SessionError as error:
+            logger.warning("nobody knows whether session %s has ended: %s", fingerprint(record.id), error)
+            continue
+        if (found is None or not is_same(found, record) or lifetimes.is_over(found, now)) and state.record is record:
+            return
+
+
+async def atomically(
+    store: SessionStore, session: Session, lifetimes: Lifetimes, change: Callable[[dict[str, Any]], T]
+) -> T:
+    """Change what is stored now by a function of it, and have the session know. Return what the function returns.
+
+    The caller makes sure that no commit runs at the same time. Raises what `Session.atomically` raises.
+    """
+    state, now, results = state_of(session), clock.wall_clock(), list[T]()
+    if state.asked.clear or state.asked.rotate:
+        raise SessionError("this session is to be cleared or to get a new id: `await session.save()` first")
+
+    def decide(stored: Record) -> Changes | None:
+        content = stored.content()
+        results[:] = [_changed_by(change, content)]
+        to_set = {
+            key: encoded
+            for key, value in content.items()
+            if (encoded := encode_item(key, value, known=stored.data.get(key))) != stored.data.get(key)
+        }
+        to_remove = frozenset(stored.data.keys() - content.keys())
+        expires_at = lifetimes.expires_at(now, created_at=stored.created_at, own=stored.max_age)
+        return Changes(expires_at, to_set, to_remove) if to_set or to_remove else None
+
+    stored = None
+    if state.record is not None and not state.is_ended:
+        stored = await store.exchange(state.record, decide, now=now)
+    elif state.standing is Standing.NEW:
+        stored = await _begin(store, state, lifetimes, decide, now)
+    if stored is None:
+        state.end()
+        raise SessionError("this session was ended meanwhile, or has another id: nothing is stored")
+    if stored.data or state.record is not None:
+        rebase(session, stored)
+    return results[0]
+
+
+async def _begin(
+    store: SessionStore, state: SessionState, lifetimes: Lifetimes, decide: Decide, now: int
+) -> Record | None:
+    """Create what `decide` makes of an empty session, or change the session that somebody else has just created.
+
+    An empty one is returned, and not stored.
+    """
+    expires_at = lifetimes.expires_at(now, created_at=now, own=None)
+    empty = Record(state.id, {}, now, expires_at, version=0, born=new_born())
+    for _ in range(_JOINS):
+        changes = decide(empty)
+        if changes is None:
+            return empty
+        new = changes.apply(empty)
+        created = await store.create(new, now=now, fresh_id=None if state.fixed_id is not None else new_id)
+        if created is not None:
+            return created
+        found = await store.load(new.id, now=now, consistency="strong")
+        stored = await store.exchange(found, decide, now=now) if found is not None else None
+        if stored is not None:
+            return stored
+    return None
+
+
+def _changed_by(change: Callable[[dict[str, Any]], T], content: dict[str, Any]) -> T:
+    result = change(content)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError("atomically() takes a function that is not async: it may run several times, and must be quick")
+    return result
 
 
 async def commit(store: SessionStore, state: SessionState, action: Action, *, asked: int) -> bool:  # noqa: C901 - a table

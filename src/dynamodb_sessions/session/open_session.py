@@ -1,7 +1,8 @@
 """open_session: a session under an id of your own, outside of requests."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import anyio
 
@@ -9,12 +10,14 @@ from dynamodb_sessions import clock
 from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.session.commit import commit, is_alive, load, reload
+from dynamodb_sessions.session.commit import atomically, commit, is_alive, load, reload, wait_ended
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import Action, Nothing, decide
 from dynamodb_sessions.session.session import Session, make_session, state_of
 from dynamodb_sessions.session.state import SessionState
 from dynamodb_sessions.stores.contract import OwnerStore, SessionStore
+
+T = TypeVar("T")
 
 _MAX_ID_SIZE = 2048
 
@@ -37,6 +40,17 @@ class _Opened:
         """Have the session hold what is stored of it now."""
         async with self._turn:
             return await reload(self._store, session)
+
+    async def atomically(self, session: Session, change: Callable[[dict[str, Any]], T]) -> T:
+        """Change what is stored now, and return what `change` returns."""
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                result = await atomically(self._store, session, self._lifetimes, change)
+        return result
+
+    async def wait_ended(self, session: Session, every: float) -> None:
+        """Return once the session has ended. Asks every so many seconds."""
+        await wait_ended(self._store, state_of(session), self._lifetimes, every)
 
     async def close(self, session: Session) -> None:
         """Store the changes at the end. Raises SessionError if there are any, and the session was ended meanwhile."""

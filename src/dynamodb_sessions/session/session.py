@@ -1,23 +1,24 @@
 """Session: the dict a handler holds. It notes what is done to it, and decides nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dynamodb_sessions.clock import check_seconds
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import new_handle
 from dynamodb_sessions.session.asked import Asked, Login
 from dynamodb_sessions.session.info import SessionInfo, info_of
-from dynamodb_sessions.session.state import SessionState, Use
+from dynamodb_sessions.session.state import Backing, SessionState, Use
 from dynamodb_sessions.session.tracking import ABSENT, CONSTANTS
 from dynamodb_sessions.stores.contract import MAX_LABEL_LENGTH, MAX_OWNER_SIZE, Record, is_owner
 
 if TYPE_CHECKING:
     from _collections_abc import dict_items, dict_keys, dict_values
 
+T = TypeVar("T")
+
 _LATE = "the response has started, so the browser cannot be told a new session id any more: do this before it starts"
-_NO_BACKING = "this session belongs to no request and no store"
 
 _USED = Use.USED  # Looked up at every read: a global is found sooner than a member of an enum.
 
@@ -130,9 +131,7 @@ class Session(dict[str, Any]):
         After a new id was saved, the response must succeed: only it tells the browser. Raises StoreUnavailable,
         UnserializableValue or SessionTooLarge; what is stored is then as it was.
         """
-        if self._state.backing is None:
-            raise SessionError(_NO_BACKING)
-        return await self._state.backing.save(self)
+        return await self._backing.save(self)
 
     async def reload(self) -> bool:
         """Read what is stored now, and forget the changes that are not saved yet. False if the session has ended.
@@ -140,11 +139,32 @@ class Session(dict[str, Any]):
         What was asked for by `set_max_age`, `bind` or `regenerate` is still to be done. Raises StoreUnavailable or
         CorruptRecord, and SessionError after a `clear()` that is not saved.
         """
-        if self._state.backing is None:
-            raise SessionError(_NO_BACKING)
         if self._state.asked.clear:
             raise SessionError("this session was cleared, and there is nothing to read again before that is saved")
-        return await self._state.backing.reload(self)
+        return await self._backing.reload(self)
+
+    async def atomically(self, change: Callable[[dict[str, Any]], T]) -> T:
+        """Change what is stored now, whoever else is changing it, and return what `change` returns.
+
+        `change(content)` gets the stored content as a dict of its own, without this request's unsaved changes, which
+        stay unsaved, and changes it in place. It must be quick and not async, and runs again if somebody else came
+        between. What it left is stored at once, so a failure of the request later does not undo it:
+        `await session.atomically(lambda content: content.setdefault("log", []).append("seen"))`.
+        Whatever it raises comes through, and nothing is stored. Raises SessionError if the session has ended, or while
+        a `clear()`, `regenerate()` or `bind()` is not saved; StoreUnavailable, UnserializableValue or SessionTooLarge.
+        """
+        return await self._backing.atomically(self, change)
+
+    async def wait_ended(self, *, every: float = 30) -> None:
+        """Return once the session has ended: by a logout or revocation elsewhere, by its expiry, or by a new id.
+
+        For a connection that lives long, such as a websocket: run it in a task group with the work. It asks every
+        so many seconds, by one eventually consistent read. An outage is no end: it is logged, and asked again.
+        Raises ConfigurationError if `every` is not a positive number, and SessionError if nothing is stored yet.
+        """
+        if isinstance(every, bool) or not isinstance(every, int | float) or not 0 < every < float("inf"):
+            raise ConfigurationError(f"every={every!r} must be a positive number of seconds")
+        await self._backing.wait_ended(self, every)
 
     def clear(self) -> None:
         """Forget everything, and with it the id: what a logout calls. What is put in afterwards is a new session.
@@ -285,6 +305,13 @@ class Session(dict[str, Any]):
         self._state.write(key)
         return key, value
 
+    @property
+    def _backing(self) -> Backing:
+        """What saves the session. Raises SessionError if nothing does."""
+        if self._state.backing is None:
+            raise SessionError("this session belongs to no request and no store")
+        return self._state.backing
+
     def _hand_out_all(self) -> None:
         """Note that every value is given away."""
         self._state.mark_used()
@@ -340,3 +367,16 @@ def take(session: Session, record: Record) -> None:
     state_of(session).take(record)
     dict.clear(session)
     dict.update(session, content)
+
+
+def rebase(session: Session, record: Record) -> None:
+    """Take a record for what is stored. What the session has changed, and not saved, stays as it is."""
+    state, content = state_of(session), record.content()
+    ours = state.unsaved(session)
+    known = {} if state.record is None else state.record.data
+    for key in [key for key in dict.keys(session) if key not in content and key not in ours]:
+        dict.__delitem__(session, key)
+    for key, value in content.items():
+        if key not in ours and record.data[key] != known.get(key):
+            dict.__setitem__(session, key, value)
+    state.rebase(record)

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dynamodb_sessions.codec import encode_item, encode_items
 from dynamodb_sessions.exceptions import UnserializableValue
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dynamodb_sessions.session.session import Session
 
 logger = logging.getLogger("dynamodb_sessions")
+
+T = TypeVar("T")
 
 _NO_KEYS = frozenset[str]()
 
@@ -109,6 +111,14 @@ class Backing(Protocol):
 
     async def reload(self, session: "Session") -> bool:
         """Have the session hold what is stored of it now. False if it has ended, or was never stored."""
+        ...
+
+    async def atomically(self, session: "Session", change: Callable[[dict[str, Any]], T]) -> T:
+        """Change what is stored now, and return what `change` returns."""
+        ...
+
+    async def wait_ended(self, session: "Session", every: float) -> None:
+        """Return once the session has ended. Asks every so many seconds."""
         ...
 
 
@@ -264,6 +274,15 @@ class SessionState:
             if key in stored and key not in to_set and dict.__contains__(content, key)
         }
 
+    def unsaved(self, content: dict[str, Any]) -> frozenset[str]:
+        """Return the keys of which a commit would store something, or fail to."""
+        if self.record is None:
+            return frozenset(dict.keys(content))
+        stored = self.record.data
+        suspects = [] if self.tracking is None else self.tracking.suspects(content)
+        changed = [key for key in suspects if not all_as_stored(content, [key], stored)]
+        return frozenset([*changed, *(key for key in stored if not dict.__contains__(content, key))])
+
     def is_modified(self, content: dict[str, Any]) -> bool:
         """Whether a commit would store anything, or fail to."""
         if self.asked.is_pending:
@@ -304,6 +323,13 @@ class SessionState:
         self.record = record
         self.stored_version = max(self.stored_version, record.version)
         self.tracking = None
+
+    def rebase(self, record: Record) -> None:
+        """Take a record for what is stored now, and leave unsaved what is."""
+        self.record, self.stored_version, self.standing = record, record.version, _STORED
+        self.presented_id = None
+        if self.tracking is not None:
+            self.tracking.settle(written=False)
 
     def settle(self, record: Record | None, *, asked: int, version: int = 0) -> None:
         """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is.

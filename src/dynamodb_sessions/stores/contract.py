@@ -17,6 +17,9 @@ MAX_RECORD_SIZE = 400 * 1024
 MOVED_SECONDS = 60
 """For how long it is known where a session has moved: as long as requests with its old cookie may be under way."""
 
+Decide = Callable[["Record"], "Changes | None"]
+"""Says what is to be changed of a record, as it is stored now. None: nothing. It may be asked several times."""
+
 OnMoved = Callable[[], None]
 """Called if what was looked for had that id until a moment ago: the session, or a login in its place, has another."""
 
@@ -227,6 +230,14 @@ class SessionStore(Protocol):
         were made on: None, with nothing changed, if that session does not exist any more, though another may have been
         created under its id since. An update never brings a session back. A touch never shortens what is stored.
         Raises SessionTooLarge.
+        """
+        ...
+
+    async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
+        """Change what is stored under `record.id` now by what `decide` says of it, if nobody else changes it meanwhile.
+
+        Else `decide` is asked again. Return what is stored then. `record` is the session: None, with nothing changed,
+        if it does not exist any more. What `decide` raises comes through. Raises SessionTooLarge.
         """
         ...
 

@@ -28,6 +28,7 @@ from dynamodb_sessions.stores.contract import (
     MOVED_SECONDS,
     Changes,
     Consistency,
+    Decide,
     Health,
     Moved,
     OnMoved,
@@ -223,6 +224,54 @@ class DynamoDBStore:
         if stored is not None:
             self._note_written(now, record.id)
         return stored
+
+    async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
+        """As the contract says: a read, and an UpdateItem on condition of what was read, until nobody comes between.
+
+        It leaves its name in the item, in place of the name that the last one left: so it is known whether it was
+        applied, unless so much has happened since that yet another name stands there.
+        """
+        operation = self._calls.begin()
+        name, left, request = f"exchange:{operation.id}", record, dict[str, Any]()
+        while True:
+            stored, operations = await self._read(operation, record.id, now)
+            if operation.is_unsettled and isinstance(stored, Moved):
+                raise StoreUnavailable("a change got no answer; the session has another id meanwhile")
+            if not isinstance(stored, Record) or not is_same(stored, record):
+                return None
+            if name in operations:
+                return stored
+            # One that may still be applied is sent again as it was: then either of the two may be the one that is.
+            if not _may_land(operation, stored, left):
+                operation.is_unsettled = False
+                changes = decide(stored)
+                if changes is None:
+                    return stored
+                left = changes.apply(stored)
+                request = self._exchanging(stored, operations, changes, name, now)
+            failure = StoreUnavailable("the session is changed by too many at once")
+            try:
+                await self._write(operation, left, "update_item", TableName=self.table_name, **request)
+            except ConditionFailed:
+                pass
+            except OutcomeUnknown as error:
+                operation.is_unsettled = True
+                failure = error
+            else:
+                self._note_written(now, record.id)
+                return left
+            await operation.pause(failure)
+
+    def _exchanging(
+        self, stored: Record, operations: Collection[str], changes: Changes, name: str, now: int
+    ) -> dict[str, Any]:
+        """Return the UpdateItem that changes what was just read, and leaves a name in it. Raises SessionTooLarge."""
+        changed = changes.apply(stored)
+        check_size(changed, before=stored)
+        item_format.check_readable(changed)
+        if stored.version and len(changes.set) + len(changes.remove) <= _MAX_ENTRIES:
+            return update_expression.deciding_attempt(stored, operations, changes, name, now, self._compress_over)
+        return update_expression.replacement(stored, operations, changed, changes, name, now, self._compress_over)
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         """As the contract says: one transaction of two writes. The old id then holds a marker."""
@@ -820,6 +869,13 @@ def _id_of(item: Any) -> str:
     if not isinstance(session_id, str):
         raise StoreUnavailable("DynamoDB's answer is invalid")
     return session_id
+
+
+def _may_land(operation: Operation, stored: Record, left: Record) -> bool:
+    """Whether an exchange that would leave this may still be applied. Raises StoreUnavailable if it may have been."""
+    if operation.is_unsettled and stored.version > left.version:
+        raise StoreUnavailable("a change got no answer, and others have changed the session since")
+    return operation.is_unsettled and stored.version < left.version
 
 
 class _Decision(NamedTuple):

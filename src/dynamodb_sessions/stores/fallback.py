@@ -26,6 +26,7 @@ from dynamodb_sessions.stores.contract import (
     BURIED_SECONDS,
     Changes,
     Consistency,
+    Decide,
     Health,
     OnMoved,
     ProbedStore,
@@ -274,6 +275,9 @@ class FallbackStore:
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         return await self._change(record, now, lambda store, held: store.update(held, changes, now=now))
+
+    async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
+        return await self._change(record, now, lambda store, held: store.exchange(held, decide, now=now))
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         """As every store. In memory the new id is another than `new_id`: one by which it is known that it was there."""

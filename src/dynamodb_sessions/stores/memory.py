@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from threading import Lock
 
 from dynamodb_sessions.clock import wall_clock
@@ -11,6 +12,7 @@ from dynamodb_sessions.stores.contract import (
     MOVED_SECONDS,
     Changes,
     Consistency,
+    Decide,
     Health,
     OnMoved,
     Record,
@@ -96,6 +98,21 @@ class MemoryStore:
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         return self._change(record, _touch(record, changes) if changes.is_touch else changes.apply, now)
+
+    async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
+        """As the contract says. What decides runs without the lock, and is asked again if it was too slow."""
+        while True:
+            with self._lock:
+                stored = self._live(record.id, now)
+            if stored is None or not is_same(stored, record):
+                return None
+            changes = decide(stored)
+            if changes is None:
+                return stored
+            changed = changes.apply(stored)
+            found = self._change(record, partial(_in_place_of, stored, changed), now)
+            if found is None or found is changed:
+                return found
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         return self._change(record, lambda stored: changes.move(stored, new_id), now)
@@ -223,6 +240,11 @@ class MemoryStore:
         removed, size = self._records.pop(session_id, (None, 0))
         if removed is not None:
             self._bytes -= size + _PYTHON_OVERHEAD
+
+
+def _in_place_of(expected: Record, changed: Record, stored: Record) -> Record:
+    """Return the changed record, if what is stored is what was expected."""
+    return changed if stored is expected else stored
 
 
 def _touch(record: Record, changes: Changes) -> Callable[[Record], Record]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamodb_sessions.events import OnEvent, SessionEvent, capacity
 from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.stores.contract import Changes, Consistency, OnMoved, OwnerStore, Record, SessionStore
+from dynamodb_sessions.stores.contract import Changes, Consistency, Decide, OnMoved, OwnerStore, Record, SessionStore
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -60,6 +60,12 @@ class ObservedStore:
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         with self._observe("touch" if changes.is_touch else "update", record.id) as ending:
             stored = await self._store.update(record, changes, now=now)
+            ending["outcome"] = "ok" if stored is not None else "gone"
+        return stored
+
+    async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
+        with self._observe("update", record.id) as ending:
+            stored = await self._store.exchange(record, decide, now=now)
             ending["outcome"] = "ok" if stored is not None else "gone"
         return stored
 

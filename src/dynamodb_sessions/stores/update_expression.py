@@ -107,6 +107,7 @@ class _Write:
                 self.removes.append("#m")
 
     def _set_or_remove(self, name: str, text: str | None) -> None:
+        """Set an attribute that is a text; None: remove it."""
         self.names[f"#{name}"] = name
         if text is None:
             self.removes.append(f"#{name}")

@@ -5,10 +5,10 @@ What happens when is the table of `phases.py`; what is to be done to a session, 
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -19,7 +19,7 @@ from dynamodb_sessions import clock
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.session import save_policy
-from dynamodb_sessions.session.commit import commit, is_alive, load, reload
+from dynamodb_sessions.session.commit import atomically, commit, is_alive, load, reload, wait_ended
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import Create, Delete, Nothing, Rotate, Touch, Update, decide
 from dynamodb_sessions.session.session import Session, assign, make_session, state_of
@@ -34,6 +34,8 @@ from dynamodb_sessions.web.responses import add_headers, refuse
 if TYPE_CHECKING:
     from dynamodb_sessions.stores.fallback import FallbackStore
     from dynamodb_sessions.web.starlette_cookie_import import StarletteCookie
+
+T = TypeVar("T")
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -358,6 +360,26 @@ class RequestCycle:
         finally:
             turn.release()
 
+    async def atomically(self, session: Session, change: Callable[[dict[str, Any]], T]) -> T:
+        """Change what is stored now, and return what `change` returns. A new session must reach its browser."""
+        turn = await self._take_turn()
+        try:
+            self._take_assigned(session)
+            state = state_of(session)
+            if state.record is None and state.is_late:
+                raise SessionError("the response has started, so a new session cannot be given to the browser")
+            with anyio.CancelScope(shield=True), self._setup.commits:
+                result = await atomically(self._setup.store, session, self._setup.lifetimes, change)
+            if state.record is not None:
+                self._note_cookie(state, clock.wall_clock())
+            return result
+        finally:
+            turn.release()
+
+    async def wait_ended(self, session: Session, every: float) -> None:
+        """Return once the session has ended. Asks every so many seconds."""
+        await wait_ended(self._setup.store, state_of(session), self._setup.lifetimes, every)
+
     async def _touch_now(self) -> None:
         """Make the touch that overlaps the handler, unless a commit is under way, which does the same."""
         if self._turn is None or not self._turn.locked():
@@ -480,6 +502,11 @@ class RequestCycle:
             return False
         if bound:
             self._bound = state.record
+        self._note_cookie(state, now)
+        return True
+
+    def _note_cookie(self, state: SessionState, now: int) -> None:
+        """Note the cookie that tells the browser what is stored now."""
         secure = self._arrival.secure
         if state.record is None:
             self._set_cookie = self._setup.cookie.expire(secure=secure)
@@ -488,7 +515,6 @@ class RequestCycle:
             self._set_cookie = self._setup.cookie.issue(
                 state.record.id, state.stored_version, max_age=max_age, secure=secure
             )
-        return True
 
     async def _limit_owner(self) -> None:
         """End the oldest sessions of whoever has logged in, if there are too many now. No response waits for it."""
