@@ -18,6 +18,7 @@ from benchmarks import cold_start
 from dynamodb_sessions import DynamoDBStore, MemoryStore
 from dynamodb_sessions import clock as package_clock
 from dynamodb_sessions.stores import dynamodb as dynamodb_store
+from dynamodb_sessions.stores import fallback as fallback_store
 from dynamodb_sessions.stores import memory as memory_store
 from dynamodb_sessions.stores.contract import SessionStore
 from tests.helpers import aiobotocore_clients
@@ -201,7 +202,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Stop the clock that sessions are timed with; a test moves it on."""
     stopped = Clock(1_800_000_000)
-    for place in (package_clock, dynamodb_store, memory_store):
+    for place in (package_clock, dynamodb_store, fallback_store, memory_store):
         monkeypatch.setattr(place, "wall_clock", stopped)
     return stopped
 

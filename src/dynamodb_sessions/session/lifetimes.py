@@ -63,6 +63,12 @@ class Lifetimes:
             return False
         return self.wants_touch(record, self.expires_at(now, created_at=record.created_at, own=record.max_age))
 
+    def last_used(self, record: Record) -> int | None:
+        """Return when a session was last used, to within a touch; None: its absolute lifetime hides it."""
+        if self.absolute_max_age is not None and record.expires_at >= record.created_at + self.absolute_max_age:
+            return None
+        return max(record.created_at, record.expires_at - (record.max_age or self.max_age or BROWSER_SESSION_AGE))
+
     def cookie_max_age(self, record: Record, now: int) -> int | None:
         """Return the seconds the browser is to keep the cookie; None: until it closes."""
         return None if self.max_age is None and record.max_age is None else record.expires_at - now

@@ -27,7 +27,7 @@ class _Opened:
 
     def __init__(self, store: SessionStore, lifetimes: Lifetimes) -> None:
         self._store = store
-        self._lifetimes = lifetimes
+        self.lifetimes = lifetimes
         self._turn = anyio.Lock()
         self.owners = store if isinstance(store, OwnerStore) else None
 
@@ -45,12 +45,12 @@ class _Opened:
         """Change what is stored now, and return what `change` returns."""
         with anyio.CancelScope(shield=True):
             async with self._turn:
-                result = await atomically(self._store, session, self._lifetimes, change)
+                result = await atomically(self._store, session, self.lifetimes, change)
         return result
 
     async def wait_ended(self, session: Session, every: float) -> None:
         """Return once the session has ended. Asks every so many seconds."""
-        await wait_ended(self._store, state_of(session), self._lifetimes, every)
+        await wait_ended(self._store, state_of(session), self.lifetimes, every)
 
     async def close(self, session: Session) -> None:
         """Store the changes at the end. Raises SessionError if there are any, and the session was ended meanwhile."""
@@ -66,7 +66,7 @@ class _Opened:
         with anyio.CancelScope(shield=True):
             async with self._turn:
                 asked = state.asked.count
-                action = decide(session, self._lifetimes, clock.wall_clock())
+                action = decide(session, self.lifetimes, clock.wall_clock())
                 kept = await commit(self._store, state, action, asked=asked)
         return action, kept
 

@@ -14,6 +14,7 @@ from dynamodb_sessions.exceptions import UnserializableValue
 from dynamodb_sessions.forks import tell_of_forks
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.session.asked import NOTHING_ASKED, Asked
+from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.tracking import ABSENT, Tracking, all_as_stored
 from dynamodb_sessions.stores.contract import OwnerStore, Record
 
@@ -103,6 +104,11 @@ class Backing(Protocol):
     @property
     def owners(self) -> OwnerStore | None:
         """The store, if it finds sessions by owner."""
+        ...
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long its sessions live."""
         ...
 
     async def save(self, session: "Session") -> bool:

@@ -157,6 +157,11 @@ class RequestCycle:
         """The store, if it finds sessions by owner."""
         return self._setup.owners
 
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long sessions live."""
+        return self._setup.lifetimes
+
     async def run(self, app: ASGIApp) -> None:
         """Run the app with its session. Whatever the app raises comes through, unless it is answered as an outage."""
         try:
