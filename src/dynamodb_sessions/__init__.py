@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from dynamodb_sessions.codec import JSONSerializer as JSONSerializer
+from dynamodb_sessions.codec import Serializer as Serializer
 from dynamodb_sessions.events import SessionEvent as SessionEvent
 from dynamodb_sessions.exceptions import ConfigurationError as ConfigurationError
 from dynamodb_sessions.exceptions import CorruptRecord as CorruptRecord
@@ -24,6 +26,7 @@ from dynamodb_sessions.web.session_of import session_of as session_of
 
 if TYPE_CHECKING:
     from dynamodb_sessions.stores.dynamodb import DynamoDBStore as DynamoDBStore
+    from dynamodb_sessions.tagged_json import TaggedJSONSerializer as TaggedJSONSerializer
 
 __all__ = [
     "Changes",
@@ -32,9 +35,11 @@ __all__ = [
     "DynamoDBSessionMiddleware",
     "DynamoDBStore",
     "Health",
+    "JSONSerializer",
     "MemoryStore",
     "OwnerStore",
     "Record",
+    "Serializer",
     "Session",
     "SessionError",
     "SessionEvent",
@@ -42,6 +47,7 @@ __all__ = [
     "SessionStore",
     "SessionTooLarge",
     "StoreUnavailable",
+    "TaggedJSONSerializer",
     "UnserializableValue",
     "open_session",
     "session_middleware",
@@ -50,9 +56,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the way to DynamoDB when it is asked for: sessions in memory have no use for it."""
+    """Import when it is asked for what many have no use for: the way to DynamoDB, and types that JSON has not."""
     if name == "DynamoDBStore":
         from dynamodb_sessions.stores.dynamodb import DynamoDBStore  # noqa: PLC0415
 
         return DynamoDBStore
+    if name == "TaggedJSONSerializer":
+        from dynamodb_sessions.tagged_json import TaggedJSONSerializer  # noqa: PLC0415
+
+        return TaggedJSONSerializer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ class SessionTooLarge(SessionError):
 
 
 class UnserializableValue(SessionError, TypeError):
-    """Raised if a key or value is nothing JSON carries there and back. Nothing was sent.
+    """Raised if a key or value is nothing the serializer carries, JSON by default. Nothing was sent.
 
     `key` is the top-level key.
     """

@@ -16,6 +16,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import settings
+from dynamodb_sessions.codec import Serializer, checked_serializer
 from dynamodb_sessions.events import OnEvent, check_on_event
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.session.lifetimes import Lifetimes
@@ -50,8 +51,9 @@ class DynamoDBSessionMiddleware:
     import_cookie: name of the cookie of Starlette's own middleware, whose sessions are adopted, each once, if they
     are signed with `import_secret_key`, or `secret_key`, not before `import_signed_after`, and before
     `import_signed_before`: epoch seconds, or a datetime with a time zone. on_event: called with a SessionEvent after
-    each operation on a stored session. Raises ConfigurationError, unless Starlette makes it while a server runs: then
-    one ERROR in the log says why every request is answered 500.
+    each operation on a stored session. serializer: what turns values into text and back; None: JSONSerializer().
+    Raises ConfigurationError, unless Starlette makes it while a server runs: then one ERROR in the log says why every
+    request is answered 500.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class DynamoDBSessionMiddleware:
         import_signed_after: float | datetime | None = None,
         import_signed_before: float | datetime | None = None,
         on_event: OnEvent | None = None,
+        serializer: Serializer | None = None,
     ) -> None:
         self.app = app
         self._instead: Misconfigured | None = None
@@ -84,6 +87,7 @@ class DynamoDBSessionMiddleware:
             _check_store(store, fallback, max_sessions_per_owner)
             self._excluded = _checked_prefixes(exclude)
             check_on_event(on_event)
+            serializer = checked_serializer(serializer)
             keys = settings.secret_keys(secret_key)
             imports = _check_imports(
                 import_cookie,
@@ -116,6 +120,7 @@ class DynamoDBSessionMiddleware:
             lifetimes=lifetimes,
             store=ObservedStore(self.store, on_event),
             owners=self.store if isinstance(self.store, OwnerStore) else None,
+            serializer=serializer,
             max_sessions_per_owner=max_sessions_per_owner,
             fallback=fallback_store,
             imports=imports,

@@ -172,9 +172,10 @@ def test_show_tells_all_but_the_values(run: Run, keep: Store) -> None:
 
 
 def test_show_tells_the_values_on_demand(run: Run, keep: Store) -> None:
-    record = keep(data={"token": '"s3cret"'})
+    record = keep(data={"token": '"s3cret"', "models": "Cart:{\x1b"})
     said = run("show", record.id, "--values")
     assert 'token = "s3cret"' in said
+    assert r"models = Cart:{\x1b" in said, "no JSON, but what the app's serializer has made of it"
     assert "lifetime  the middleware's" in said
 
 

@@ -127,7 +127,11 @@ def _parser() -> argparse.ArgumentParser:
 
     show = command("show", _show, "show one session: its times, its keys and their sizes")
     show.add_argument("id", type=_text, metavar="ID", help="its id, or - to read it from standard input")
-    show.add_argument("--values", action="store_true", help="print the values, as JSON")
+    show.add_argument(
+        "--values",
+        action="store_true",
+        help="print the values as they are stored: JSON, or the text of the app's serializer",
+    )
     show.add_argument("--ids", action="store_true", help="print its usable id")
 
     revoke = command("revoke", _revoke, "end one session, or all of an owner")

@@ -116,15 +116,17 @@ async def atomically(
     if state.asked.clear or state.asked.rotate:
         raise SessionError("this session is to be cleared or to get a new id: `await session.save()` first")
 
+    serializer = state.serializer
+
     def decide(stored: Record) -> Changes | None:
-        content = stored.content()
+        content, known = stored.content(serializer), stored.data
         results[:] = [_changed_by(change, content)]
         to_set = {
             key: encoded
             for key, value in content.items()
-            if (encoded := encode_item(key, value, known=stored.data.get(key))) != stored.data.get(key)
+            if (encoded := encode_item(key, value, known=known.get(key), serializer=serializer)) != known.get(key)
         }
-        to_remove = frozenset(stored.data.keys() - content.keys())
+        to_remove = frozenset(known.keys() - content.keys())
         expires_at = lifetimes.expires_at(now, created_at=stored.created_at, own=stored.max_age)
         return Changes(expires_at, to_set, to_remove) if to_set or to_remove else None
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import anyio
 
 from dynamodb_sessions import clock
-from dynamodb_sessions.codec import is_text
+from dynamodb_sessions.codec import Serializer, checked_serializer, is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.session.commit import atomically, commit, is_alive, load, reload, wait_ended
@@ -25,9 +25,10 @@ _MAX_ID_SIZE = 2048
 class _Opened:
     """What saves the session of one `open_session`: one call at a time, for each must see what the last has stored."""
 
-    def __init__(self, store: SessionStore, lifetimes: Lifetimes) -> None:
+    def __init__(self, store: SessionStore, lifetimes: Lifetimes, serializer: Serializer) -> None:
         self._store = store
         self.lifetimes = lifetimes
+        self.serializer = serializer
         self._turn = anyio.Lock()
         self.owners = store if isinstance(store, OwnerStore) else None
 
@@ -79,19 +80,21 @@ async def open_session(
     max_age: int | None = 3600,
     absolute_max_age: int | None = None,
     touch_after: int | None = None,
+    serializer: Serializer | None = None,
 ) -> AsyncIterator[Session]:
     """Load, or begin, the session stored under an id of your own; commit it when the block ends without an error.
 
     The same session as in a request, with the same guarantees: two that change different keys, or create it, at
-    once both keep theirs. Lifetimes are seconds, as the middleware's. Raises StoreUnavailable, CorruptRecord,
-    ConfigurationError for a bad id or lifetime, and at the end UnserializableValue, SessionTooLarge or, if the session
-    was deleted while the block ran, SessionError: its changes are then dropped.
+    once both keep theirs. Lifetimes are seconds, and `serializer` is None for JSON, as the middleware's. Raises
+    StoreUnavailable, CorruptRecord, ConfigurationError for a bad id, lifetime or serializer, and at the end
+    UnserializableValue, SessionTooLarge or, if the session was deleted while the block ran, SessionError: its changes
+    are then dropped.
     """
     if not is_text(session_id, max_size=_MAX_ID_SIZE):
         raise ConfigurationError(f"a session id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
-    lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
+    lifetimes, serializer = Lifetimes(max_age, absolute_max_age, touch_after), checked_serializer(serializer)
     record = await load(store, session_id, lifetimes)
-    opened = _Opened(store, lifetimes)
+    opened = _Opened(store, lifetimes, serializer)
     session = make_session(SessionState(record, fixed_id=session_id, backing=opened))
     yield session
     await opened.close(session)

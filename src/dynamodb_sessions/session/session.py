@@ -5,12 +5,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dynamodb_sessions.clock import check_seconds
+from dynamodb_sessions.codec import CONSTANTS
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import new_handle
 from dynamodb_sessions.session.asked import Asked, Login
 from dynamodb_sessions.session.info import SessionInfo, info_of
 from dynamodb_sessions.session.state import Backing, SessionState, Use
-from dynamodb_sessions.session.tracking import ABSENT, CONSTANTS
+from dynamodb_sessions.session.tracking import ABSENT
 from dynamodb_sessions.stores.contract import MAX_LABEL_LENGTH, MAX_OWNER_SIZE, Record, is_owner
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _USED = Use.USED  # Looked up at every read: a global is found sooner than a mem
 
 
 class Session(dict[str, Any]):
-    """The session of one request: a dict of JSON values, which notes what is done to it.
+    """The session of one request: a dict of JSON values, or its serializer's, which notes what is done to it.
 
     `Session()` is new, empty and kept nowhere. Besides a dict's it has Starlette's four names, the verbs `bind`,
     `regenerate`, `set_max_age`, `save` and `reload`, and `info`: no other attribute, for a template prefers
@@ -339,11 +340,11 @@ class Session(dict[str, Any]):
 
 
 def make_session(state: SessionState) -> Session:
-    """Return a session of this state, which holds what is stored. Raises CorruptRecord if that is not JSON."""
+    """Return a session of this state, which holds what is stored. Raises CorruptRecord if it cannot be read."""
     session = Session.__new__(Session)
     session._state = state  # noqa: SLF001 - as its own class does
     if state.record is not None:
-        dict.update(session, state.record.content())
+        dict.update(session, state.record.content(state.serializer))
     return session
 
 
@@ -363,15 +364,17 @@ def assign(session: Session, content: Mapping[str, Any]) -> None:
 
 def take(session: Session, record: Record) -> None:
     """Take a record for what is stored and what the session holds, in place of all that it has held."""
-    content = record.content()
-    state_of(session).take(record)
+    state = state_of(session)
+    content = record.content(state.serializer)
+    state.take(record)
     dict.clear(session)
     dict.update(session, content)
 
 
 def rebase(session: Session, record: Record) -> None:
     """Take a record for what is stored. What the session has changed, and not saved, stays as it is."""
-    state, content = state_of(session), record.content()
+    state = state_of(session)
+    content = record.content(state.serializer)
     ours = state.unsaved(session)
     known = {} if state.record is None else state.record.data
     for key in [key for key in dict.keys(session) if key not in content and key not in ours]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dynamodb_sessions.codec import encode_item, encode_items
+from dynamodb_sessions.codec import JSON, Serializer, encode_item, encode_items
 from dynamodb_sessions.exceptions import UnserializableValue
 from dynamodb_sessions.forks import tell_of_forks
 from dynamodb_sessions.identifiers import new_id
@@ -111,6 +111,11 @@ class Backing(Protocol):
         """How long its sessions live."""
         ...
 
+    @property
+    def serializer(self) -> Serializer:
+        """What the session's values are stored with."""
+        ...
+
     async def save(self, session: "Session") -> bool:
         """Store the changes now. False if the session was ended meanwhile."""
         ...
@@ -175,6 +180,11 @@ class SessionState:
         """The version that the last commit left."""
         if moved:
             self.standing = Standing.MOVED
+
+    @property
+    def serializer(self) -> Serializer:
+        """What the session's values are stored with."""
+        return JSON if self.backing is None else self.backing.serializer
 
     @property
     def is_late(self) -> bool:
@@ -259,9 +269,9 @@ class SessionState:
         """
         stored = {} if self.record is None or self.asked.clear else self.record.data
         if not stored:
-            return encode_items(dict(dict.items(content))), _NO_KEYS
+            return encode_items(dict(dict.items(content)), self.serializer), _NO_KEYS
         suspects = [] if self.tracking is None else self.tracking.suspects(content)
-        to_set = _changed(content, suspects, stored) if suspects else {}
+        to_set = _changed(content, suspects, stored, self.serializer) if suspects else {}
         if dict.__len__(content) == len(stored) + (sum(key not in stored for key in to_set) if to_set else 0):
             return to_set, _NO_KEYS
         return to_set, frozenset(key for key in stored if not dict.__contains__(content, key))
@@ -286,7 +296,7 @@ class SessionState:
             return frozenset(dict.keys(content))
         stored = self.record.data
         suspects = [] if self.tracking is None else self.tracking.suspects(content)
-        changed = [key for key in suspects if not all_as_stored(content, [key], stored)]
+        changed = [key for key in suspects if not all_as_stored(content, [key], stored, self.serializer)]
         return frozenset([*changed, *(key for key in stored if not dict.__contains__(content, key))])
 
     def is_modified(self, content: dict[str, Any]) -> bool:
@@ -314,7 +324,7 @@ class SessionState:
         if not self.is_late:
             return bool(suspects)
         # By now it has nearly always been stored.
-        return not all_as_stored(content, suspects, self.record.data)
+        return not all_as_stored(content, suspects, self.record.data, self.serializer)
 
     def end(self) -> None:
         """Note that nothing of the session may be stored any more."""
@@ -358,11 +368,16 @@ class SessionState:
                 self._new_id = self.fixed_id
 
 
-def _changed(content: dict[str, Any], keys: list[str], stored: Mapping[str, str]) -> dict[str, str]:
+def _changed(
+    content: dict[str, Any], keys: list[str], stored: Mapping[str, str], serializer: Serializer
+) -> dict[str, str]:
     """Return those of the entries that are not what is stored, encoded."""
     changed = {}
     for key in keys:
         value, known = dict.get(content, key, ABSENT), stored.get(key)
-        if value is not ABSENT and (encoded := encode_item(key, value, known=known)) != known:
+        if value is ABSENT:
+            continue
+        encoded = encode_item(key, value, known=known, serializer=serializer)
+        if encoded != known:
             changed[key] = encoded
     return changed

@@ -16,11 +16,9 @@ import marshal
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dynamodb_sessions.codec import encode, same
+from dynamodb_sessions.codec import Serializer, carries
 
 ABSENT = object()
-CONSTANTS = frozenset((str, int, float, bool, type(None)))
-"""Types of values that cannot change where they are."""
 
 
 class Tracking:
@@ -71,22 +69,21 @@ class Tracking:
         return [key for key, then in handed_out if then is None or then != imprint(dict.get(session, key))]
 
 
-def all_as_stored(session: dict[str, Any], keys: Iterable[str], stored: Mapping[str, str]) -> bool:
-    """Whether these entries are what is stored. One that is absent, or is no JSON, is not."""
-    return all(_is_as_stored(dict.get(session, key, ABSENT), stored.get(key)) for key in keys)
-
-
-def _is_as_stored(value: Any, stored: str | None) -> bool:
-    try:
-        return stored is not None and same(encode(value), stored)
-    except (TypeError, ValueError, RecursionError):
-        return False
+def all_as_stored(
+    session: dict[str, Any], keys: Iterable[str], stored: Mapping[str, str], serializer: Serializer
+) -> bool:
+    """Whether these entries are what is stored. One that is absent, or cannot be stored, is not."""
+    for key in keys:
+        value, known = dict.get(session, key, ABSENT), stored.get(key)
+        if value is ABSENT or known is None or not carries(known, value, serializer):
+            return False
+    return True
 
 
 def imprint(value: Any) -> bytes | None:
     """Return what no other JSON value has, sooner than its JSON. Nothing is ever loaded from it. None: it is not JSON.
 
-    One value may have several, by who else refers to its parts.
+    One value may have several, by who else refers to its parts. Of what is not JSON, a set, a tuple and bytes have one.
     """
     try:
         return marshal.dumps(value)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
-from dynamodb_sessions.codec import decode_items, is_text
+from dynamodb_sessions.codec import JSON, Serializer, decode_items, is_text
 from dynamodb_sessions.exceptions import CorruptRecord, SessionError, SessionTooLarge
 
 MAX_RECORD_SIZE = 400 * 1024
@@ -64,10 +64,10 @@ class Record:
     authenticated_at: int | None = None
     """When its owner last proved who they are."""
 
-    def content(self) -> dict[str, Any]:
-        """Return the decoded data. Raises CorruptRecord if it is not JSON."""
+    def content(self, serializer: Serializer = JSON) -> dict[str, Any]:
+        """Return the data, decoded by the serializer that it was stored with. Raises CorruptRecord if it cannot be."""
         try:
-            return decode_items(self.data)
+            return decode_items(self.data, serializer)
         except (ValueError, RecursionError):
             raise CorruptRecord("a stored session value is not JSON") from None
 

@@ -16,6 +16,7 @@ from starlette.middleware import sessions as starlette_sessions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import clock
+from dynamodb_sessions.codec import Serializer
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.session import save_policy
@@ -60,6 +61,7 @@ class Setup(NamedTuple):
     store: ObservedStore
     owners: OwnerStore | None
     """The store, if it finds sessions by owner."""
+    serializer: Serializer
     max_sessions_per_owner: int | None
     fallback: "FallbackStore | None"
     """The store, if it may have to be initialised."""
@@ -162,6 +164,11 @@ class RequestCycle:
         """How long sessions live."""
         return self._setup.lifetimes
 
+    @property
+    def serializer(self) -> Serializer:
+        """What the session's values are stored with."""
+        return self._setup.serializer
+
     async def run(self, app: ASGIApp) -> None:
         """Run the app with its session. Whatever the app raises comes through, unless it is answered as an outage."""
         try:
@@ -252,7 +259,7 @@ class RequestCycle:
                 presented = presented or payload.session_id
         if imports is not None and self._may_adopt(payloads):
             for carried in carried_over:
-                record = await imports.adopt(self._setup.store, carried, self._setup.lifetimes)
+                record = await imports.adopt(self._setup.store, carried, self._setup.lifetimes, self._setup.serializer)
                 if record is not None:
                     return self._open(record, refresh=True, adopted=True)
         return make_session(SessionState(presented_id=presented, moved=moved, backing=self))

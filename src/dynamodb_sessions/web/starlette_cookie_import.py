@@ -17,7 +17,7 @@ from typing import Any
 from itsdangerous import BadSignature, TimestampSigner
 
 from dynamodb_sessions import clock
-from dynamodb_sessions.codec import encode_items
+from dynamodb_sessions.codec import Serializer, encode_items
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, UnserializableValue
 from dynamodb_sessions.identifiers import new_born, new_id
 from dynamodb_sessions.session.commit import load
@@ -98,14 +98,16 @@ class StarletteCookie:
             return CookieSession(ADOPTED + digest, data, int(signed_at.timestamp()) + MAX_AGE + _MARGIN)
         return None
 
-    async def adopt(self, store: SessionStore, found: CookieSession, lifetimes: Lifetimes) -> Record | None:
+    async def adopt(
+        self, store: SessionStore, found: CookieSession, lifetimes: Lifetimes, serializer: Serializer
+    ) -> Record | None:
         """Return the record of the session that a cookie has become, or becomes now; None if that has ended since."""
         now = clock.wall_clock()
         try:
             adopted = await store.load(found.id, now=now)
             if adopted is None:
                 expires_at = lifetimes.expires_at(now, created_at=now, own=None)
-                record = Record(new_id(), encode_items(found.data), now, expires_at, born=new_born())
+                record = Record(new_id(), encode_items(found.data, serializer), now, expires_at, born=new_born())
                 await store.create(record, now=now)
                 became = Record(found.id, encode_items({_ID: record.id}), now, found.expires_at)
                 if await store.create(became, now=now):
