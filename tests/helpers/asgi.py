@@ -32,7 +32,7 @@ class Counting:
         self.failing: set[str] = set()
         self.during: Callable[[], None] | None = None
         """What happens during the next call."""
-        for name in ("load", "create", "update", "rotate", "delete"):
+        for name in ("load", "create", "update", "exchange", "rotate", "delete"):
             setattr(self, name, self._counted(name))
 
     def _counted(self, name: str) -> Callable[..., Awaitable[Any]]:
