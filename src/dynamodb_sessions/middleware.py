@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
 
@@ -23,7 +24,7 @@ from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.stores.contract import OwnerStore, ProbedStore, SessionStore
 from dynamodb_sessions.stores.memory import MemoryStore
 from dynamodb_sessions.stores.observed_store import ObservedStore
-from dynamodb_sessions.web.cookie import SessionCookie
+from dynamodb_sessions.web.cookie import SessionCookie, SessionHeader
 from dynamodb_sessions.web.misconfigured import Misconfigured, is_built_for_a_message
 from dynamodb_sessions.web.request_cycle import Commits, RequestCycle, Setup
 
@@ -47,7 +48,10 @@ class DynamoDBSessionMiddleware:
     says. absolute_max_age: seconds after its creation at which a session ends, however busy.
     touch_after: seconds a session that is only read must gain before its expiry is written; None: a tenth of its
     lifetime. fallback: "memory" or "error", while the store cannot be initialised. exclude: path prefixes of requests
-    that get no session. max_sessions_per_owner: how many sessions an owner may have; the next `bind` ends the oldest.
+    that get no session. no_touch: path prefixes of requests that do not extend a session, though they may use and
+    change it. session_header: name of a header, like X-Session-Token; a request with that header, be it empty, has its
+    session's token there instead of in the cookie, and so does its response.
+    max_sessions_per_owner: how many sessions an owner may have; the next `bind` ends the oldest.
     import_cookie: name of the cookie of Starlette's own middleware, whose sessions are adopted, each once, if they
     are signed with `import_secret_key`, or `secret_key`, not before `import_signed_after`, and before
     `import_signed_before`: epoch seconds, or a datetime with a time zone. on_event: called with a SessionEvent after
@@ -73,6 +77,8 @@ class DynamoDBSessionMiddleware:
         touch_after: int | None = None,
         fallback: Literal["memory", "error"] = "memory",
         exclude: Sequence[str] = (),
+        no_touch: Sequence[str] = (),
+        session_header: str | None = None,
         max_sessions_per_owner: int | None = None,
         import_cookie: str | None = None,
         import_secret_key: str | Secret | Sequence[str | Secret] | None = None,
@@ -85,7 +91,8 @@ class DynamoDBSessionMiddleware:
         self._instead: Misconfigured | None = None
         try:
             _check_store(store, fallback, max_sessions_per_owner)
-            self._excluded = _checked_prefixes(exclude)
+            self._excluded = _checked_prefixes("exclude", exclude)
+            self._untouched = _checked_prefixes("no_touch", no_touch)
             check_on_event(on_event)
             serializer = checked_serializer(serializer)
             keys = settings.secret_keys(secret_key)
@@ -105,6 +112,7 @@ class DynamoDBSessionMiddleware:
                 domain=domain,
                 partitioned=partitioned,
             )
+            self._header = None if session_header is None else SessionHeader(keys, name=session_header)
             lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
             if store is None:
                 store = store_from_environment()
@@ -117,6 +125,8 @@ class DynamoDBSessionMiddleware:
         self.store: SessionStore = fallback_store or store
         self.setup = Setup(
             cookie=cookie,
+            carrier=cookie,
+            vary=b"Cookie" if session_header is None else f"Cookie, {session_header}".encode(),
             lifetimes=lifetimes,
             store=ObservedStore(self.store, on_event),
             owners=self.store if isinstance(self.store, OwnerStore) else None,
@@ -126,23 +136,33 @@ class DynamoDBSessionMiddleware:
             imports=imports,
             commits=Commits(),
         )
+        self._are_alike = not (self._excluded or self._untouched or self._header)
+        """Whether all requests have the same setup."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._instead is not None:
             await self._instead(scope, receive, send)
-        elif scope["type"] in ("http", "websocket") and not (self._excluded and self._is_excluded(scope)):
-            await RequestCycle(self.setup, scope, receive, send).run(self.app)
+        elif scope["type"] in ("http", "websocket"):
+            setup = self.setup if self._are_alike else self._setup_of(scope)
+            if setup is None:
+                await self.app(scope, receive, send)
+            else:
+                await RequestCycle(setup, scope, receive, send).run(self.app)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _is_excluded(self, scope: Scope) -> bool:
-        path: str = scope["path"]
-        root: str = scope.get("root_path", "")
-        if root and path.startswith(f"{root}/"):
-            path = path[len(root) :]
-        return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self._excluded)
+    def _setup_of(self, scope: Scope) -> Setup | None:
+        """Return what a request's session is kept with; None: it gets none."""
+        if _is_below(self._excluded, scope):
+            return None
+        setup = self.setup
+        if self._header is not None and self._header.is_in(scope["headers"]):
+            setup = setup._replace(carrier=self._header, imports=None)
+        if _is_below(self._untouched, scope):
+            setup = setup._replace(lifetimes=replace(setup.lifetimes, extends=False))
+        return setup
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app's lifespan, from a store that is initialised to the last commit.
@@ -256,12 +276,21 @@ def _check_store(store: SessionStore | None, fallback: str, max_sessions_per_own
         raise ConfigurationError(f"max_sessions_per_owner needs a store that lists sessions by owner: {store!r}")
 
 
-def _checked_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
-    if not isinstance(exclude, list | tuple) or not all(
-        isinstance(prefix, str) and prefix[:1] == "/" for prefix in exclude
+def _checked_prefixes(parameter: str, given: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(given, list | tuple) or not all(
+        isinstance(prefix, str) and prefix[:1] == "/" for prefix in given
     ):
-        raise ConfigurationError(f"exclude={exclude!r} must be a list of path prefixes, each beginning with /")
-    return tuple(prefix.rstrip("/") for prefix in exclude)
+        raise ConfigurationError(f"{parameter}={given!r} must be a list of path prefixes, each beginning with /")
+    return tuple(prefix.rstrip("/") for prefix in given)
+
+
+def _is_below(prefixes: Sequence[str], scope: Scope) -> bool:
+    """Whether a request's path in the app is one of these, or below one."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(f"{root}/"):
+        path = path[len(root) :]
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
 
 
 def _check_imports(import_cookie: str | None, keys: list[str], **options: Any) -> "StarletteCookie | None":

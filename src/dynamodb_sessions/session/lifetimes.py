@@ -17,12 +17,14 @@ class Lifetimes:
     """How long sessions live, in seconds. Raises ConfigurationError for anything but positive whole numbers.
 
     `max_age` is the idle timeout (None: the browser's session, 14 days in the store), `absolute_max_age` the
-    absolute one, `touch_after` how much a session that is only read must gain before its expiry is written.
+    absolute one, `touch_after` how much a session that is only read must gain before its expiry is written. `extends`:
+    whether a session that is used lives longer; if not, only one that is new, bound or given a lifetime gets one.
     """
 
     max_age: int | None
     absolute_max_age: int | None = None
     touch_after: int | None = None
+    extends: bool = True
 
     def __post_init__(self) -> None:
         check_seconds("max_age", self.max_age)
@@ -42,6 +44,16 @@ class Lifetimes:
         ends_at = None if self.absolute_max_age is None else created_at + self.absolute_max_age
         return Expiry(now, self.max_age or BROWSER_SESSION_AGE, ends_at)
 
+    def of_change(self, now: int, *, created_at: int, own: int | None, named: bool) -> tuple[int | None, Expiry | None]:
+        """Return when a session that is changed now expires, as `Changes` has it; None, None: as it did before.
+
+        `named`: its lifetime is among what is changed.
+        """
+        if not (self.extends or named):
+            return None, None
+        expiry = self.expiry(now, created_at=created_at)
+        return expiry.at(own), expiry
+
     def is_over(self, record: Record, now: int) -> bool:
         """Whether the absolute timeout has passed, whatever the record says of itself."""
         return self.absolute_max_age is not None and record.created_at + self.absolute_max_age <= now
@@ -59,7 +71,7 @@ class Lifetimes:
         """Whether a session is to be touched if it is used now."""
         idle = record.max_age or self.max_age or BROWSER_SESSION_AGE
         # The absolute timeout, which only shortens it, need not be asked of most.
-        if now + idle - record.expires_at < self._step(idle):
+        if now + idle - record.expires_at < self._step(idle) or not self.extends:
             return False
         return self.wants_touch(record, self.expires_at(now, created_at=record.created_at, own=record.max_age))
 

@@ -99,18 +99,19 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
     # A login is when the session of its owner begins: it counts as the newest, and its absolute lifetime starts.
     begins = None if asked.login is None else now
     created_at = record.created_at if begins is None else begins
-    expires_at = lifetimes.expires_at(now, created_at=created_at, own=state.max_age)
-    expiry, heard = lifetimes.expiry(now, created_at=created_at), state.stored_version
+    named = asked.login is not None or asked.max_age is not None
+    until, expiry = lifetimes.of_change(now, created_at=created_at, own=state.max_age, named=named)
+    heard = state.stored_version
     to_set |= state.rewritten(session, to_set)
     if asked.login is None:
         if to_remove and is_empty:
-            emptied = Changes(expires_at, to_set, to_remove, max_age=asked.max_age, expiry=expiry, heard=heard)
+            emptied = Changes(until, to_set, to_remove, max_age=asked.max_age, expiry=expiry, heard=heard)
             return Empty(record, emptied)
         if not (to_set or to_remove or asked.rotate or asked.proof) and asked.max_age is None:
-            wanted = refresh or (state.use is Use.USED and lifetimes.wants_touch(record, expires_at))
-            return Touch(record, Changes(expires_at)) if wanted else Nothing()
+            gains = until is not None and lifetimes.wants_touch(record, until)
+            return Touch(record, Changes(until)) if refresh or (gains and state.use is Use.USED) else Nothing()
     changes = Changes(
-        expires_at,
+        until,
         to_set,
         to_remove,
         max_age=asked.max_age,

@@ -112,7 +112,8 @@ class Health(NamedTuple):
 class Changes:
     """What one request did to a session: only what it changed, so that what others change at the same time is kept."""
 
-    expires_at: int
+    expires_at: int | None
+    """None: as it was, whatever others make of it meanwhile."""
     set: Mapping[str, str] = field(default_factory=dict, repr=False)
     remove: frozenset[str] = field(default_factory=frozenset, repr=False)
     owner: str | None = None
@@ -148,7 +149,7 @@ class Changes:
             data,
             # An older session is known by the time of its creation.
             record.created_at if self.created_at is None or record.born is None else self.created_at,
-            self.expires_with(record.max_age),
+            self.expires_with(record),
             record.version + (not self.is_touch),
             login.owner,
             record.max_age if self.max_age is None else self.max_age or None,
@@ -158,9 +159,11 @@ class Changes:
             record.authenticated_at if self.authenticated_at is None else self.authenticated_at,
         )
 
-    def expires_with(self, max_age: int | None) -> int:
-        """Return when these changes let a session expire whose own lifetime is this."""
-        return self.expires_at if self.expiry is None or self.max_age is not None else self.expiry.at(max_age)
+    def expires_with(self, record: Record) -> int:
+        """Return when these changes let a session expire that is stored like this."""
+        if self.expires_at is None:
+            return record.expires_at
+        return self.expires_at if self.expiry is None or self.max_age is not None else self.expiry.at(record.max_age)
 
     def are_in(self, record: Record) -> bool:
         """Whether what these changes would leave is what there is, but for times and version."""

@@ -286,7 +286,8 @@ class DynamoDBStore:
                 "ConditionExpression": "attribute_not_exists(#id)",
                 "ExpressionAttributeNames": {"#id": table_schema.KEY},
             }
-            leave = {"TableName": self.table_name, **update_expression.move(stored, new_id, now)}
+            marker = update_expression.move(stored, new_id, now, keeps_expiry=changes.expires_at is None)
+            leave = {"TableName": self.table_name, **marker}
             try:
                 await self._transact(operation, moved, {"Put": put}, {"Put": leave})
             except ConditionFailed:  # It was changed meanwhile, and those changes are to be kept; or it was ended.
@@ -639,7 +640,7 @@ class DynamoDBStore:
         fenced = replace(stored, version=stored.version + 1)
         if changes.are_in(stored):
             # Others may have put it there: then it is for us to let the session live as long as ours would.
-            until = max(stored.expires_at, changes.expires_with(stored.max_age))
+            until = max(stored.expires_at, changes.expires_with(stored))
             fence = update_expression.fence(stored, operations, operation.id, now, until=until)
             return _Decision(fence, replace(fenced, expires_at=until), base)
         if stored.version > base + 1:
@@ -913,7 +914,7 @@ def _heard(changed: Record, answer: dict[str, Any], changes: Changes) -> Record:
     told = answer["Attributes"]
     try:
         version = int(told["version"]["N"]) if "version" in told else changed.version
-        expires_at = int(told[table_schema.TTL]["N"]) if table_schema.TTL in told else changed.expires_at
+        expires_at = int(float(told[table_schema.TTL]["N"])) if table_schema.TTL in told else changed.expires_at
     except (AttributeError, KeyError, TypeError, ValueError):
         raise StoreUnavailable("DynamoDB's answer is invalid") from None
     if version == changed.version and expires_at == changed.expires_at:

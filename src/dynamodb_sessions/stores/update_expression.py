@@ -63,6 +63,11 @@ class _Write:
             self.values[":m0"] = item_format.number(max_age)
             self.condition("#m=:m0")
 
+    def of_expiry(self) -> None:
+        """Write only if nobody has let the session live longer. Older writers left fractions of seconds in it."""
+        self.values[":t1"] = item_format.number(self._record.expires_at + 1)
+        self.condition("#t<:t1")
+
     def unless_fenced(self, operation_id: str) -> None:
         """Write only if no fence of this operation is there."""
         self.names["#ops"], self.values[":op"] = item_format.OPS, {"S": operation_id}
@@ -77,8 +82,12 @@ class _Write:
     def expire(self, changes: Changes) -> None:
         """Set the expiry: by what is stored of the session's own lifetime, unless this write sets it."""
         seen, expiry = self._record.max_age, changes.expiry
+        if changes.expires_at is None:
+            self.sets.append("#t=#t")  # To hear when it expires: see UPDATED_NEW.
+            self.of_max_age(seen)
+            return
         if expiry is None or changes.max_age is not None or expiry.ends_at is not None:
-            self.values[":t"] = item_format.number(changes.expires_with(seen))
+            self.values[":t"] = item_format.number(changes.expires_with(self._record))
             self.sets.append("#t=:t")
             if expiry is not None and changes.max_age is None:
                 self.of_max_age(seen)
@@ -193,7 +202,7 @@ def _is_session(record: Record) -> tuple[str, dict[str, str], dict[str, Any]]:
 def touch(record: Record, changes: Changes, now: int) -> dict[str, Any]:
     """Return the UpdateItem that lets a session live longer. It can be repeated: it never shortens a life."""
     write = _Write(record, now)
-    write.values[":t"] = item_format.number(changes.expires_with(record.max_age))
+    write.values[":t"] = item_format.number(changes.expires_with(record))
     write.sets.append("#t=:t")
     write.condition("#t<=:t")
     write.of_max_age(record.max_age)
@@ -268,21 +277,23 @@ def replacement(
         ":t": item_format.number(changed.expires_at),
     }
     write.sets += ["#c=:c1", "#d=:d", "#t=:t"]
+    if changes.expires_at is None:
+        write.of_expiry()
     write.attributes(replace(changes, created_at=None))
     write.raise_version()
     return write.request
 
 
-def unchanged(stored: Record, now: int) -> dict[str, Any]:
-    """Return key and condition of a write that takes the session to be stored as it was read."""
+def move(stored: Record, new_id: str, now: int, *, keeps_expiry: bool) -> dict[str, Any]:
+    """Return the Put that leaves, in place of a session as it was read, where it has moved.
+
+    `keeps_expiry`: a touch, which makes no new version, counts as a change too.
+    """
     write = _Write(stored, now)
     write.of_version(stored.version)
-    return write.condition_check
-
-
-def move(stored: Record, new_id: str, now: int) -> dict[str, Any]:
-    """Return the Put that leaves, in place of a session as it was read, where it has moved."""
-    check = unchanged(stored, now)
+    if keeps_expiry:
+        write.of_expiry()
+    check = write.condition_check
     del check["Key"]
     return {"Item": item_format.marker(stored.id, new_id, now + MOVED_SECONDS), **check}
 

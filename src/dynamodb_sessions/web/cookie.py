@@ -1,7 +1,8 @@
 """The session cookie: sign, verify, render, expire. What it says is `id.version`, and a signature over both.
 
 The signature proves that we issued the id; whether the session still lives is the store's word alone, so the cookie
-carries no time. Attributes follow RFC 6265bis; see OWASP's Session Management Cheat Sheet for the defaults.
+carries no time. Attributes follow RFC 6265bis; see OWASP's Session Management Cheat Sheet for the defaults. A header
+that says the same can stand in its place, for clients that keep no cookies.
 """
 
 import functools
@@ -23,6 +24,12 @@ _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
 _BLANKS = b" \t"
 _SAME_SITE = ("lax", "strict", "none")
 MAX_CANDIDATES = 4
+_TAKEN = re.compile(
+    r"(accept|access-control|content|if|proxy|sec)(-.*)?|authorization|cache-control|connection|cookie|date|etag|expect"
+    r"|expires|forwarded|from|host|keep-alive|last-modified|link|location|max-forwards|origin|pragma|range|referer"
+    r"|retry-after|server|set-cookie|te|trailer|transfer-encoding|upgrade|user-agent|vary|via|www-authenticate"
+)
+"""Headers that servers, proxies and browsers read or set. Source: RFC 9110, and "forbidden request-header" of Fetch."""
 _REMEMBERED = 1024
 _REMEMBERED_SIZE = 2048
 
@@ -36,7 +43,31 @@ class CookiePayload:
     stale: bool = False
 
 
-class SessionCookie:
+class _Signed:
+    """Signs what says which session is meant, and verifies it. Keys are newest first: the first signs, all verify."""
+
+    def __init__(self, keys: Sequence[str], *, header: str) -> None:
+        self.header = header.encode()
+        """The header that tells the client."""
+        self._signers = [_signer(key) for key in keys]
+
+    def _sign(self, session_id: str, version: int) -> str:
+        return self._signers[0].sign(f"{session_id}.{version}").decode()
+
+    def _verify(self, value: bytes) -> CookiePayload | None:
+        """Return what a signed value says; None: no key of ours has signed it."""
+        if not _SIGNED.fullmatch(value):
+            return None
+        payload, _, signature = value.rpartition(b".")
+        for age, signer in enumerate(self._signers):
+            # Signing again and comparing every byte: base64 has several spellings of one signature, we issue one.
+            if hmac.compare_digest(signer.get_signature(payload), signature):
+                session_id, _, version = payload.decode().rpartition(".")
+                return CookiePayload(session_id, int(version), stale=age > 0)
+        return None
+
+
+class SessionCookie(_Signed):
     """Reads and writes one session cookie with fixed attributes.
 
     `keys` are newest first: the first signs, all verify. `https_only=None` means Secure whenever the request came
@@ -79,10 +110,10 @@ class SessionCookie:
         if lowered.startswith("__host-") and (path != "/" or domain is not None):
             raise ConfigurationError('a cookie name beginning __Host- needs path="/" and no domain')
 
+        super().__init__(keys, header="set-cookie")
         self.name = name
         self._name = name.encode()
         self.https_only = True if why_secure else https_only
-        self._signers = [_signer(key) for key in keys]
         # A browser sends the same cookies with all its requests, a page's at once.
         self._read_again = functools.lru_cache(_REMEMBERED)(self._read)
         self._attributes = f"; Path={path}"
@@ -107,16 +138,15 @@ class SessionCookie:
         """Return what the cookies say, without what `read` remembers."""
         payloads: dict[str, CookiePayload] = {}
         for value in values_of(self._name, cookies):
-            payload = self._verify(value) if _SIGNED.fullmatch(value) else None
+            payload = self._verify(value)
             if payload is not None and len(payloads) < MAX_CANDIDATES:
                 payloads.setdefault(payload.session_id, payload)
         return tuple(payloads.values())
 
     def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:
         """Return the Set-Cookie value for a session. `max_age` in seconds; None: until the browser closes."""
-        value = self._signers[0].sign(f"{session_id}.{version}").decode()
         lifetime = "" if max_age is None else f"; Max-Age={max_age}"
-        return f"{self.name}={value}{lifetime}{self._attributes}{self._secure(secure=secure)}"
+        return f"{self.name}={self._sign(session_id, version)}{lifetime}{self._attributes}{self._secure(secure=secure)}"
 
     def expire(self, *, secure: bool, name: str | None = None) -> str:
         """Return the Set-Cookie value that removes the cookie: the same attributes, or a browser keeps it.
@@ -129,15 +159,39 @@ class SessionCookie:
     def _secure(self, *, secure: bool) -> str:
         return "; Secure" if (secure if self.https_only is None else self.https_only) else ""
 
-    def _verify(self, value: bytes) -> CookiePayload | None:
-        """Return what a signed value says; None: no key of ours has signed it."""
-        payload, _, signature = value.rpartition(b".")
-        for age, signer in enumerate(self._signers):
-            # Signing again and comparing every byte: base64 has several spellings of one signature, we issue one.
-            if hmac.compare_digest(signer.get_signature(payload), signature):
-                session_id, _, version = payload.decode().rpartition(".")
-                return CookiePayload(session_id, int(version), stale=age > 0)
-        return None
+
+class SessionHeader(_Signed):
+    """Reads and writes the header that carries a session instead of the cookie, both ways, in requests that have it.
+
+    `keys` as the cookie's. Raises ConfigurationError for a name that is no header's, or that of one with a meaning.
+    """
+
+    def __init__(self, keys: Sequence[str], *, name: str) -> None:
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise ConfigurationError(f"session_header={name!r} is not a valid header name")
+        if _TAKEN.fullmatch(name.lower()):
+            raise ConfigurationError(
+                f"session_header={name!r} has a meaning of its own in HTTP: choose another name, like X-Session-Token"
+            )
+        super().__init__(keys, header=name.lower())
+
+    def is_in(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a request has this header, be it empty."""
+        return any(name == self.header for name, _ in headers)
+
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Sequence[CookiePayload]:
+        """Return what the header says, if it verifies. One that comes twice says nothing, as does an empty one."""
+        values = [value.strip(_BLANKS) for name, value in headers if name == self.header]
+        payload = self._verify(values[0]) if len(values) == 1 else None
+        return () if payload is None else (payload,)
+
+    def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:  # noqa: ARG002 - as the cookie's
+        """Return the header's value for a session. It says nothing of its lifetime."""
+        return self._sign(session_id, version)
+
+    def expire(self, *, secure: bool) -> str:  # noqa: ARG002 - as the cookie's
+        """Return the value that tells the client to forget its token."""
+        return ""
 
 
 def _signer(key: str) -> Signer:

@@ -27,7 +27,7 @@ from dynamodb_sessions.session.session import Session, assign, make_session, sta
 from dynamodb_sessions.session.state import Response, SessionState, Use
 from dynamodb_sessions.stores.contract import OwnerStore, Record
 from dynamodb_sessions.stores.observed_store import ObservedStore
-from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
+from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie, SessionHeader
 from dynamodb_sessions.web.overlapped_touch import OverlappedTouch, Progress
 from dynamodb_sessions.web.phases import Action, Ending, Phase, kind_of, saves_late, transition
 from dynamodb_sessions.web.responses import add_headers, refuse
@@ -57,6 +57,10 @@ class Setup(NamedTuple):
     """What all requests of one middleware share."""
 
     cookie: SessionCookie
+    carrier: SessionCookie | SessionHeader
+    """What the session comes in, and what tells the client: the cookie, or the header in its place."""
+    vary: bytes
+    """What a response varies by that depends on its session."""
     lifetimes: Lifetimes
     store: ObservedStore
     owners: OwnerStore | None
@@ -146,6 +150,7 @@ class RequestCycle:
             self._arrival = replace(self._arrival, root_path=root_path)
         self._session: Any = None
         self._set_cookie: str | None = None
+        """The value of the header that tells the client: the cookie's, or that of what stands in its place."""
         self._bound: Record | None = None
         """What was stored at a login of this request, until its owner's other sessions have been counted."""
         self._touch: OverlappedTouch | None = None
@@ -189,7 +194,7 @@ class RequestCycle:
         setup = self._setup
         if setup.fallback is not None and not setup.fallback.is_initialised:
             await setup.fallback.initialise()
-        payloads = setup.cookie.read(self._scope["headers"])
+        payloads = setup.carrier.read(self._scope["headers"])
         try:
             if payloads or setup.imports is not None:
                 session = await self._load(payloads)
@@ -340,15 +345,12 @@ class RequestCycle:
         arrival = self._arrival
         if not (looked_at or self._set_cookie is not None or arrival.superseded):
             return
-        cookies = [] if self._set_cookie is None else [self._set_cookie]
-        cookie, imports = self._setup.cookie, self._setup.imports
-        if (
-            imports is not None
-            and imports.name != cookie.name
-            and (arrival.superseded or (arrival.adopted and cookies))
-        ):
-            cookies.append(cookie.expire(secure=arrival.secure, name=imports.name))
-        add_headers(message, vary=looked_at, cookies=cookies)
+        setup = self._setup
+        told = [] if self._set_cookie is None else [(setup.carrier.header, self._set_cookie)]
+        cookie, imports = setup.cookie, setup.imports
+        if imports is not None and imports.name != cookie.name and (arrival.superseded or (arrival.adopted and told)):
+            told.append((cookie.header, cookie.expire(secure=arrival.secure, name=imports.name)))
+        add_headers(message, vary=setup.vary if looked_at else None, told=told)
 
     async def _refuse(self, what: str, error: BaseException) -> None:
         """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
@@ -497,14 +499,14 @@ class RequestCycle:
                 "the response has started, so the browser cannot be given a new id: the session keeps its own"
             )
             bound = False
-            expiry = self._setup.lifetimes.expiry(now, created_at=action.record.created_at)
+            until, expiry = self._setup.lifetimes.of_change(
+                now,
+                created_at=action.record.created_at,
+                own=state.max_age,
+                named=action.changes.max_age is not None,
+            )
             changes = replace(
-                action.changes,
-                owner=None,
-                created_at=None,
-                authenticated_at=None,
-                expiry=expiry,
-                expires_at=expiry.at(state.max_age),
+                action.changes, owner=None, created_at=None, authenticated_at=None, expiry=expiry, expires_at=until
             )
             if changes.is_touch:
                 return True
@@ -521,10 +523,10 @@ class RequestCycle:
         """Note the cookie that tells the browser what is stored now."""
         secure = self._arrival.secure
         if state.record is None:
-            self._set_cookie = self._setup.cookie.expire(secure=secure)
+            self._set_cookie = self._setup.carrier.expire(secure=secure)
         else:
             max_age = self._setup.lifetimes.cookie_max_age(state.record, now)
-            self._set_cookie = self._setup.cookie.issue(
+            self._set_cookie = self._setup.carrier.issue(
                 state.record.id, state.stored_version, max_age=max_age, secure=secure
             )
 

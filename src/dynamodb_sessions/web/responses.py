@@ -10,20 +10,21 @@ _TRY_AGAIN_LATER = 1013
 _INTERNAL_ERROR = 1011
 
 
-def add_headers(message: Message, *, vary: bool, cookies: Sequence[str]) -> None:
+def add_headers(message: Message, *, vary: bytes | None, told: Sequence[tuple[bytes, str]]) -> None:
     """Add what a session wants to the headers that a message starts a response with.
 
-    `vary`: the response depends on the cookie. A response that sets one is not to be stored, unless the app says how.
+    `vary`: what the response depends on: the cookie, for example. `told`: the headers that tell the client which
+    session it has. A response that has any is not to be stored, unless the app says how.
     """
     headers = message["headers"] = list(message.get("headers", ()))
     names = [name.lower() for name, _ in headers]
-    if vary:
+    if vary is not None:
         if b"vary" in names:
-            MutableHeaders(raw=headers).add_vary_header("Cookie")
+            MutableHeaders(raw=headers).add_vary_header(vary.decode())
         else:
-            headers.append((b"vary", b"Cookie"))
-    if cookies:
-        headers.extend([(b"set-cookie", value.encode("latin-1")) for value in cookies])
+            headers.append((b"vary", vary))
+    if told:
+        headers.extend([(name, value.encode("latin-1")) for name, value in told])
         if b"cache-control" not in names:
             headers.append((b"cache-control", b"no-store"))
 
