@@ -1008,6 +1008,8 @@ async def test_other_scopes_pass_untouched() -> None:
         {"exclude": "/static"},
         {"exclude": ["static"]},
         {"exclude": None},
+        {"no_touch": "/api/poll"},
+        {"no_touch": ["api/poll"]},
         {"store": MemoryStore},
         {"store": "sessions"},
         {"session_cookie": None},

@@ -62,7 +62,7 @@ def named_in_tables() -> set[str]:
 
 def test_every_block_says_what_it_is() -> None:
     """Terraform's own tests try the hcl."""
-    assert {block.language for block in blocks(*PAGES)} <= {"python", "bash", "console", "hcl", "text"}
+    assert {block.language for block in blocks(*PAGES)} <= {"python", "bash", "console", "hcl", "javascript", "text"}
     assert {"python", "bash", "hcl"} <= {block.language for block in blocks(*PAGES)}
 
 
@@ -121,6 +121,12 @@ def test_python_passes_pyright(typed_blocks: Path) -> None:
 def test_the_first_python_block_is_the_minimal_example() -> None:
     first = next(block.text for block in blocks(*PAGES) if block.language == "python")
     assert (PROJECT / "examples" / "minimal.py").read_text() == first
+
+
+@of("javascript")
+def test_the_javascript_is_an_examples(block: Block) -> None:
+    """Which a browser runs: tests/examples/test_browser.py."""
+    assert block.text in (PROJECT / "examples" / "sign_out_warning.py").read_text()
 
 
 @of("bash", "console")

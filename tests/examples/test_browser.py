@@ -22,14 +22,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, expect, sync_playwright
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore, Session
+from examples import sign_out_warning
 from examples.duel_arena.app import create_app
-from tests.conftest import BROWSER, CHROMIUM, KEY
+from tests.conftest import BROWSER, CHROMIUM, KEY, Clock
 from tests.helpers.waiting import eventually
 
 PATIENCE = 20
@@ -430,6 +432,66 @@ def test_a_logout_removes_it(site: Site, page: Page, options: dict[str, Any], pr
     assert len(page.context.cookies()) == 1
     assert see(page, site.url(f"{prefix}/logout", "www.a.test")) == "nobody"
     assert page.context.cookies() == []
+
+
+def test_a_page_warns_before_its_session_ends_and_lets_its_user_stay(
+    site: Site, new_context: Callable[[], BrowserContext], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's time and the page's are as the test says: to ask extends nothing, to stay does."""
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+    site.app = sign_out_warning.app
+    page = new_context().new_page()
+    page.clock.install()
+    warning, stay = page.get_by_role("alert"), page.get_by_role("button", name="Stay signed in")
+
+    def pass_time(seconds: int) -> None:
+        clock.now += seconds
+        with page.expect_response("**/api/poll"):
+            page.clock.run_for(15_000)
+
+    page.goto(site.url("/"))
+    expect(warning).to_have_text("You are signed out.")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("Hello, Ada.")).to_be_visible()
+    for _ in range(8):
+        pass_time(430)
+        expect(warning).to_be_hidden()
+    pass_time(50)
+    expect(warning).to_have_text("You will be signed out in 2 minutes.")
+    pass_time(50)
+    expect(warning).to_have_text("You will be signed out in 1 minute.")
+    stay.click()
+    expect(warning).to_be_hidden()
+    pass_time(3480)
+    expect(warning).to_have_text("You will be signed out in 2 minutes.")
+    pass_time(120)
+    expect(warning).to_have_text("You are signed out.")
+    expect(stay).to_be_hidden()
+
+
+# A session without a cookie.
+
+
+def test_a_page_of_another_site_has_its_session_in_a_header(site: Site, page: Page) -> None:
+    """If CORS lets that site send the header and read it. The browser's own cookie is neither used nor changed."""
+    site.serve(session_header="X-Session-Token")
+    site.app = CORSMiddleware(
+        site.app, [site.url("", "b.test")], allow_headers=["X-Session-Token"], expose_headers=["X-Session-Token"]
+    )
+    see(page, site.url("/login/ada"))
+    cookies = page.context.cookies()
+    page.goto(site.url("/", "b.test"))
+    script = """async ([url, token]) => {
+        const response = await fetch(url, { headers: { "X-Session-Token": token } });
+        return [await response.text(), response.headers.get("X-Session-Token")];
+    }"""
+    user, token = page.evaluate(script, [site.url("/login/eve"), ""])
+    assert user == "eve"
+    assert page.evaluate(script, [site.url("/look"), token]) == ["eve", None]
+    assert page.evaluate(script, [site.url("/logout"), token]) == ["nobody", ""]
+    assert page.evaluate(script, [site.url("/look"), token]) == ["nobody", None]
+    assert page.context.cookies() == cookies
+    assert see(page, site.url("/look")) == "ada"
 
 
 # Two tabs of one browser.

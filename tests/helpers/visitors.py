@@ -26,7 +26,7 @@ class Site:
         self.during: Callable[[], object] | None = None
         """What happens within the next handler, once the session is loaded, and before it is used."""
         app = Starlette(routes=[Route("/{path:path}", self._answer)])
-        app.add_middleware(DynamoDBSessionMiddleware, secret_key=KEY, store=store, **options)
+        app.add_middleware(DynamoDBSessionMiddleware, **{"secret_key": KEY, "store": store, **options})
         self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
 
     def visitor(self, cookies: Any = None) -> httpx.AsyncClient:

@@ -123,6 +123,29 @@ async def test_a_touch_changes_the_expiry_alone(store: SessionStore) -> None:
     assert touched == await store.load(record.id, now=NOW)
 
 
+@pytest.mark.parametrize("count", [1, 101])
+async def test_a_change_that_names_no_expiry_keeps_what_others_have_made_of_it(store: SessionStore, count: int) -> None:
+    """And says what it is by now, with the lifetime of its own that they gave it."""
+    record = await created(store, a_record({}))
+    await store.update(record, Changes(LATER + 50), now=NOW)
+    changes = Changes(None, set={f"key-{number}": "1" for number in range(count)})
+    touched = await store.update(record, changes, now=NOW)
+    assert touched == replace(record, data=changes.set, expires_at=LATER + 50, version=2)
+    await store.update(record, Changes(LATER + 900, max_age=900), now=NOW)
+    changed = await store.update(record, changes, now=NOW)
+    assert changed == replace(touched, expires_at=LATER + 900, max_age=900, version=4)
+    assert changed == await store.load(record.id, now=NOW)
+
+
+async def test_a_rotation_that_names_no_expiry_keeps_what_others_have_made_of_it(store: SessionStore) -> None:
+    record = await created(store, a_record())
+    await store.update(record, Changes(LATER + 50), now=NOW)
+    name = new_id()
+    moved = await store.rotate(record, name, Changes(None), now=NOW)
+    assert moved == replace(record, id=name, expires_at=LATER + 50, version=2)
+    assert moved == await store.load(name, now=NOW)
+
+
 async def test_owner_and_max_age_change_only_where_they_are_named(store: SessionStore) -> None:
     record = await created(store, a_record({}))
     await store.update(record, Changes(LATER, owner="acme/alice", max_age=900), now=NOW)
