@@ -184,7 +184,7 @@ def test_a_websocket_carries_it_in_its_handshake() -> None:
     token = b""
     for expected in ("1", "2"):
         with client.websocket_connect("/", headers={HEADER: token.decode()}) as websocket:
-            sent = dict(websocket.extra_headers or ())
+            sent: dict[bytes, bytes] = dict(websocket.extra_headers or ())
             assert websocket.receive()["reason"] == expected
         token = sent[HEADER.lower().encode()]
         assert b"set-cookie" not in sent
