@@ -24,8 +24,8 @@ MAX_AGE = 1000
 ELAPSED = 600
 LEFT = MAX_AGE - ELAPSED
 
-CHANGES = ["b=2", "regenerate", "many=1"]
-"""In one expression, by a move, and by all of it at once."""
+CHANGES = ["b=2", "regenerate", "many=1", "add=a"]
+"""In one expression, by a move, by all of it at once, and by what is read for it."""
 
 
 def a_site(store: Any, **options: Any) -> Site:

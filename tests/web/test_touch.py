@@ -41,7 +41,7 @@ class Slow:
         self.began, self.may_end = anyio.Event(), anyio.Event()
         self.began_in_thread = threading.Event()
         self.failure: Exception | None = None
-        for name in ("load", "create", "rotate", "delete"):
+        for name in ("load", "create", "exchange", "rotate", "delete"):
             setattr(self, name, self._counted(name))
 
     def _counted(self, name: str) -> Callable[..., Awaitable[Any]]:

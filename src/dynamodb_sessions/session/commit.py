@@ -127,8 +127,8 @@ async def atomically(
             if (encoded := encode_item(key, value, known=known.get(key), serializer=serializer)) != known.get(key)
         }
         to_remove = frozenset(known.keys() - content.keys())
-        expires_at = lifetimes.expires_at(now, created_at=stored.created_at, own=stored.max_age)
-        return Changes(expires_at, to_set, to_remove) if to_set or to_remove else None
+        until, _ = lifetimes.of_change(now, created_at=stored.created_at, own=stored.max_age, named=False)
+        return Changes(until, to_set, to_remove) if to_set or to_remove else None
 
     stored = None
     if state.record is not None and not state.is_ended:

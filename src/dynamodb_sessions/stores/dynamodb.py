@@ -233,6 +233,7 @@ class DynamoDBStore:
         """
         operation = self._calls.begin()
         name, left, request = f"exchange:{operation.id}", record, dict[str, Any]()
+        changes = Changes(None)
         while True:
             stored, operations = await self._read(operation, record.id, now)
             if operation.is_unsettled and isinstance(stored, Moved):
@@ -244,14 +245,15 @@ class DynamoDBStore:
             # One that may still be applied is sent again as it was: then either of the two may be the one that is.
             if not _may_land(operation, stored, left):
                 operation.is_unsettled = False
-                changes = decide(stored)
-                if changes is None:
+                decided = decide(stored)
+                if decided is None:
                     return stored
+                changes = decided
                 left = changes.apply(stored)
                 request = self._exchanging(stored, operations, changes, name, now)
             failure = StoreUnavailable("the session is changed by too many at once")
             try:
-                await self._write(operation, left, "update_item", TableName=self.table_name, **request)
+                answer = await self._write(operation, left, "update_item", TableName=self.table_name, **request)
             except ConditionFailed:
                 pass
             except OutcomeUnknown as error:
@@ -259,7 +261,7 @@ class DynamoDBStore:
                 failure = error
             else:
                 self._note_written(now, record.id)
-                return left
+                return _heard(left, answer, changes)
             await operation.pause(failure)
 
     def _exchanging(
@@ -675,14 +677,14 @@ class DynamoDBStore:
             )
             failure = StoreUnavailable("the session is changed by too many at once")
             try:
-                await self._write(operation, changed, "update_item", TableName=self.table_name, **request)
+                answer = await self._write(operation, changed, "update_item", TableName=self.table_name, **request)
             except ConditionFailed:
                 pass
             except OutcomeUnknown as error:
                 operation.is_unsettled = True
                 failure = error
             else:
-                return changed
+                return _heard(changed, answer, changes)
             await operation.pause(failure)
 
     async def _settle_rotation(

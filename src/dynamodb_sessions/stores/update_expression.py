@@ -83,18 +83,25 @@ class _Write:
         """Set the expiry: by what is stored of the session's own lifetime, unless this write sets it."""
         seen, expiry = self._record.max_age, changes.expiry
         if changes.expires_at is None:
-            self.sets.append("#t=#t")  # To hear when it expires: see UPDATED_NEW.
+            self.expire_at(None)
             self.of_max_age(seen)
             return
         if expiry is None or changes.max_age is not None or expiry.ends_at is not None:
-            self.values[":t"] = item_format.number(changes.expires_with(self._record))
-            self.sets.append("#t=:t")
+            self.expire_at(changes.expires_with(self._record))
             if expiry is not None and changes.max_age is None:
                 self.of_max_age(seen)
             return
         self.names["#m"] = "max_age"
         self.values |= {":idle": item_format.number(expiry.idle), ":used": item_format.number(expiry.used_at)}
         self.sets.append("#t=if_not_exists(#m,:idle)+:used")
+
+    def expire_at(self, when: int | None) -> None:
+        """Set the expiry, in epoch seconds. None: leave it as it is, and hear when that is: see UPDATED_NEW."""
+        if when is None:
+            self.sets.append("#t=#t")
+        else:
+            self.values[":t"] = item_format.number(when)
+            self.sets.append("#t=:t")
 
     def attributes(self, changes: Changes) -> None:
         """Set what else a change may set."""
@@ -274,11 +281,9 @@ def replacement(
         # Older writers left fractions in it.
         ":c1": item_format.number(changed.created_at),
         ":d": item_format.user_data(changed, compress_over),
-        ":t": item_format.number(changed.expires_at),
     }
-    write.sets += ["#c=:c1", "#d=:d", "#t=:t"]
-    if changes.expires_at is None:
-        write.of_expiry()
+    write.sets += ["#c=:c1", "#d=:d"]
+    write.expire_at(None if changes.expires_at is None else changed.expires_at)
     write.attributes(replace(changes, created_at=None))
     write.raise_version()
     return write.request
