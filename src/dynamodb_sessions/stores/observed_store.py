@@ -2,17 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from dynamodb_sessions.events import OnEvent, SessionEvent, capacity
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.stores.contract import Changes, Consistency, Decide, OnMoved, OwnerStore, Record, SessionStore
 
-logger = logging.getLogger("dynamodb_sessions")
+T = TypeVar("T")
 
-_UNOBSERVED = nullcontext[dict[str, Any]]({})
+logger = logging.getLogger("dynamodb_sessions")
 
 
 class ObservedStore:
@@ -32,13 +31,10 @@ class ObservedStore:
         on_moved: OnMoved | None = None,
     ) -> Record | None:
         """Load, and tell of it."""
-        load = self._store.load
-        if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):  # Of most requests the only operation.
-            return await load(session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved)
-        with self._observe("load", session_id) as ending:
-            found = await load(session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved)
-            ending["outcome"] = "ok" if found is not None else "absent"
-        return found
+        work = self._store.load(
+            session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved
+        )
+        return await self._observed("load", session_id, work, missing="absent")
 
     async def create(
         self,
@@ -50,30 +46,18 @@ class ObservedStore:
         bury_until: int | None = None,
     ) -> Record | None:
         """Create, and tell of it."""
-        with self._observe("create", record.id) as ending:
-            created = await self._store.create(
-                record, now=now, replaces=replaces, fresh_id=fresh_id, bury_until=bury_until
-            )
-            ending["outcome"] = "ok" if created is not None else "gone"
-        return created
+        work = self._store.create(record, now=now, replaces=replaces, fresh_id=fresh_id, bury_until=bury_until)
+        return await self._observed("create", record.id, work)
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
-        with self._observe("touch" if changes.is_touch else "update", record.id) as ending:
-            stored = await self._store.update(record, changes, now=now)
-            ending["outcome"] = "ok" if stored is not None else "gone"
-        return stored
+        name = "touch" if changes.is_touch else "update"
+        return await self._observed(name, record.id, self._store.update(record, changes, now=now))
 
     async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
-        with self._observe("update", record.id) as ending:
-            stored = await self._store.exchange(record, decide, now=now)
-            ending["outcome"] = "ok" if stored is not None else "gone"
-        return stored
+        return await self._observed("update", record.id, self._store.exchange(record, decide, now=now))
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
-        with self._observe("rotate", record.id) as ending:
-            stored = await self._store.rotate(record, new_id, changes, now=now)
-            ending["outcome"] = "ok" if stored is not None else "gone"
-        return stored
+        return await self._observed("rotate", record.id, self._store.rotate(record, new_id, changes, now=now))
 
     async def delete(
         self,
@@ -84,10 +68,8 @@ class ObservedStore:
         bury_until: int | None = None,
     ) -> bool:
         """Delete, and tell of it."""
-        with self._observe("delete", session_id) as ending:
-            deleted = await self._store.delete(session_id, record=record, version=version, bury_until=bury_until)
-            ending["outcome"] = "ok" if deleted else "gone"
-        return deleted
+        work = self._store.delete(session_id, record=record, version=version, bury_until=bury_until)
+        return await self._observed("delete", session_id, work)
 
     async def limit_owner(self, owners: OwnerStore, owner: str, maximum: int, *, keep: str) -> None:
         """End the owner's oldest sessions beyond the maximum: each is told as one that was deleted."""
@@ -97,28 +79,30 @@ class ObservedStore:
         for session_id in ended:
             self._tell(SessionEvent("delete", "ok", duration_ms, None, fingerprint(session_id)))
 
-    def _observe(self, name: str, session_id: str) -> AbstractContextManager[dict[str, Any]]:
+    def _observed(self, name: str, session_id: str, work: Awaitable[T], *, missing: str = "gone") -> Awaitable[T]:
+        """Have it told how the work ends, if anybody is to be told. `missing`: the outcome if it has found nothing."""
         if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):
-            return _UNOBSERVED
-        return self._observing(name, session_id)
+            return work
+        return self._observe(name, session_id, work, missing)
 
-    @contextmanager
-    def _observing(self, name: str, session_id: str) -> Iterator[dict[str, Any]]:
-        """Time what the block does, add up the capacity that it consumed, and tell of it, however it ends."""
-        ending = {"outcome": "cancelled"}
+    async def _observe(self, name: str, session_id: str, work: Awaitable[T], missing: str) -> T:
+        """Do the work. Time it, add up the capacity that it consumes, and tell of it, however it ends."""
+        outcome = "cancelled"
         units: list[float] = []
         token = capacity.set(units)
         started = time.perf_counter()
         try:
-            yield ending
+            found = await work
+            outcome = "ok" if found else missing
         except Exception as error:
-            ending["outcome"] = type(error).__name__
+            outcome = type(error).__name__
             raise
+        else:
+            return found
         finally:
             duration_ms = (time.perf_counter() - started) * 1000
             capacity.reset(token)
-            consumed = sum(units) if units else None
-            self._tell(SessionEvent(name, ending["outcome"], duration_ms, consumed, fingerprint(session_id)))
+            self._tell(SessionEvent(name, outcome, duration_ms, sum(units) if units else None, fingerprint(session_id)))
 
     def _tell(self, event: SessionEvent) -> None:
         """Write one line at DEBUG, and call `on_event`, whose errors do no harm."""
