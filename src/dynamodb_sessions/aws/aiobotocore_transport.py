@@ -26,20 +26,18 @@ from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.aws.transport import Transport
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable, outage
 
-_NEVER_CONNECTED = frozenset(
-    (
-        # aiohttp's
-        "ClientConnectorError",
-        "ClientHttpProxyError",
-        "ConnectionTimeoutError",
-        # httpx's
-        "ConnectError",
-        "ConnectTimeout",
-        "PoolTimeout",
-        "ProxyError",
-        # Python's
-        "gaierror",
-    )
+_NEVER_CONNECTED = (
+    # aiohttp's
+    "ClientConnectorError",
+    "ClientHttpProxyError",
+    "ConnectionTimeoutError",
+    # httpx's
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ProxyError",
+    # Python's
+    "gaierror",
 )
 """Errors of making a connection."""
 
@@ -82,8 +80,7 @@ class AiobotocoreTransport:
         here = _this_loop()
         if self._loop is None:
             self._loop = here
-        if here is None:
-            raise outage("a client of aiobotocore works in asyncio's event loop only")
+        self.check_event_loop()
         if here is self._loop:
             return await self._send(operation, deadline, parameters)
         remaining = deadline - time.monotonic()

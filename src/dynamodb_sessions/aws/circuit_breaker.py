@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from dynamodb_sessions.aws.errors import Refused
+from dynamodb_sessions.aws.errors import NotAsked, Refused
 from dynamodb_sessions.exceptions import SessionError, StoreUnavailable
 from dynamodb_sessions.forks import tell_of_forks
 
@@ -73,16 +73,20 @@ class CircuitBreaker:
             with self._lock:
                 self._failures = 0
 
+    def ended_with(self, error: SessionError) -> None:
+        """Count a call that raised this. A refusal is an answer, be it that there is no room."""
+        if isinstance(error, NotAsked):
+            return
+        if isinstance(error, StoreUnavailable) and not isinstance(error, Refused):
+            self.failed(error)
+        else:
+            self.answered()
+
     def _ask(self) -> None:
         try:
-            try:
-                self._probe()
-            except Refused:  # A refusal is an answer, be it that there is no room.
-                pass
-            except StoreUnavailable:
-                return
-            except SessionError:
-                pass
+            self._probe()
             self.answered()
+        except SessionError as error:
+            self.ended_with(error)
         finally:
             self._asking = False

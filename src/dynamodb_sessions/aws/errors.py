@@ -17,74 +17,63 @@ from dynamodb_sessions.exceptions import SessionError, StoreUnavailable, outage
 
 UNSENDABLE_CREDENTIALS = "the AWS credentials hold what no header can: is there a line break at the end of one?"
 
-_FIXES = {
+_INVALID = "the credentials are not valid here"
+_EXPIRED = "renew the credentials"
+
+CREDENTIALS_REFUSED = {
+    "UnrecognizedClientException": _INVALID,
+    "InvalidSignatureException": _INVALID,
+    "IncompleteSignatureException": _INVALID,
+    "MissingAuthenticationTokenException": _INVALID,
+    "ExpiredTokenException": _EXPIRED,
+    "ExpiredToken": _EXPIRED,
+}
+"""Codes that say that the credentials are not valid, or not any more, each with what fixes it."""
+
+_FIXES = CREDENTIALS_REFUSED | {
     "ResourceNotFoundException": "create the table, or correct its name or region",
     "AccessDeniedException": (
         "allow the role GetItem, PutItem, UpdateItem and DeleteItem on the table, and Query on its index owner-index"
     ),
-    "UnrecognizedClientException": "the credentials are not valid here",
-    "InvalidSignatureException": "the credentials are not valid here",
-    "IncompleteSignatureException": "the credentials are not valid here",
-    "MissingAuthenticationTokenException": "the credentials are not valid here",
-    "ExpiredTokenException": "renew the credentials",
-    "ExpiredToken": "renew the credentials",
     "OptInRequired": "the account is not subscribed to DynamoDB",
     "ValidationException": (
         "its partition key must be session_id, a string; of a table of conversations, its sort key position, a number"
     ),
 }
 
-CREDENTIALS_REFUSED = frozenset(
-    (
-        "UnrecognizedClientException",
-        "InvalidSignatureException",
-        "IncompleteSignatureException",
-        "MissingAuthenticationTokenException",
-        "ExpiredTokenException",
-        "ExpiredToken",
-    )
-)
-"""Codes that say that the credentials are not valid, or not any more."""
-
-_THROTTLED = frozenset(
-    (
-        "ProvisionedThroughputExceededException",
-        "ProvisionedThroughputExceeded",
-        "ThrottlingException",
-        "ThrottlingError",
-        "Throttling",
-        "ThrottledException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "TooManyRequestsException",
-        "BandwidthLimitExceeded",
-        "SlowDown",
-    )
+_THROTTLED = (
+    "ProvisionedThroughputExceededException",
+    "ProvisionedThroughputExceeded",
+    "ThrottlingException",
+    "ThrottlingError",
+    "Throttling",
+    "ThrottledException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "TooManyRequestsException",
+    "BandwidthLimitExceeded",
+    "SlowDown",
 )
 """Source: botocore's list of throttling errors, and "Error handling with DynamoDB" in the AWS documentation."""
 
-_CONFLICTS = frozenset(
-    (
-        "TransactionConflictException",
-        "TransactionConflict",
-        "TransactionInProgressException",
-        "ReplicatedWriteConflictException",
-    )
+_CONFLICTS = (
+    "TransactionConflictException",
+    "TransactionConflict",
+    "TransactionInProgressException",
+    "ReplicatedWriteConflictException",
 )
 _SERVER_ERROR = 500
-_SERVER_ERRORS = frozenset(("InternalServerError", "InternalServerErrorException", "InternalFailure"))
-_UNCONFIGURED = frozenset(("NoCredentialsError", "PartialCredentialsError", "NoRegionError", "ProfileNotFound"))
-_NEVER_SENT = frozenset(
-    (
-        # botocore's
-        "EndpointConnectionError",
-        "ConnectTimeoutError",
-        "ProxyConnectionError",
-        # aiohttp's
-        "ClientConnectorError",
-        "ConnectionTimeoutError",
-    )
+_SERVER_ERRORS = ("InternalServerError", "InternalServerErrorException", "InternalFailure")
+_UNCONFIGURED = ("NoCredentialsError", "PartialCredentialsError", "NoRegionError", "ProfileNotFound")
+_NEVER_SENT = (
+    # botocore's
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ProxyConnectionError",
+    # aiohttp's
+    "ClientConnectorError",
+    "ConnectionTimeoutError",
 )
 """Errors of making a connection: what was to be sent on it has not been sent."""
 

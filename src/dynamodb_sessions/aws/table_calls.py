@@ -202,16 +202,8 @@ class TableCalls:
         """Send one attempt, and tell the breaker whether anybody answered: a refusal is an answer."""
         try:
             answer = await self._transport.call(name, deadline=operation.deadline, **parameters)
-        except NotAsked:
-            raise
-        except Refused:
-            self._breaker.answered()
-            raise
-        except StoreUnavailable as error:
-            self._breaker.failed(error)
-            raise
-        except SessionError:
-            self._breaker.answered()
+        except SessionError as error:
+            self._breaker.ended_with(error)
             raise
         self._breaker.answered()
         if "ConsumedCapacity" in answer:

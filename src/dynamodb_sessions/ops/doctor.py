@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 
+from dynamodb_sessions.aws.errors import CREDENTIALS_REFUSED
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import new_id
@@ -37,15 +38,10 @@ _MISSING = "ResourceNotFoundException"
 _INVALID = "ValidationException"
 _CONDITION_FAILED = ("ConditionalCheckFailedException", "TransactionCanceledException")
 _REFUSED = (
-    "UnrecognizedClientException",
-    "InvalidSignatureException",
+    *CREDENTIALS_REFUSED,
     "SignatureDoesNotMatch",
-    "IncompleteSignatureException",
-    "MissingAuthenticationTokenException",
     "MissingAuthenticationToken",
     "InvalidClientTokenId",
-    "ExpiredTokenException",
-    "ExpiredToken",
     "OptInRequired",
 )
 
