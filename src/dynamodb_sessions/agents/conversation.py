@@ -25,7 +25,7 @@ from dynamodb_sessions.agents import conversation_head
 from dynamodb_sessions.agents.conversation_head import Head, Lifetime
 from dynamodb_sessions.agents.settled import settled
 from dynamodb_sessions.aws.errors import ConditionFailed
-from dynamodb_sessions.aws.table_calls import Operation, TableCalls
+from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
 from dynamodb_sessions.clock import check_seconds, wall_clock
 from dynamodb_sessions.codec import decode, encode_item, is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge, StoreUnavailable
@@ -146,17 +146,12 @@ class DynamoDBConversation:
         last = await settled(self._clear())
         if last is None:
             return
-        keys: list[dict[str, Any]] = []
-        async with aclosing(self._query(last=last, projection="#k, #p")) as found:
-            async for each in found:
-                keys.append(
-                    {table_schema.KEY: each[table_schema.KEY], table_schema.POSITION: each[table_schema.POSITION]}
-                )
-                if len(keys) == _DELETES_AT_ONCE:
-                    await settled(self._delete(keys))
-                    keys.clear()
-        if keys:
-            await settled(self._delete(keys))
+        async with (
+            aclosing(self._query(last=last, projection="#k, #p")) as found,
+            aclosing(batches(found, _DELETES_AT_ONCE)) as parts,
+        ):
+            async for keys in parts:
+                await settled(self._delete(keys))
 
     async def messages(self, *, after: int = _HEAD, limit: int | None = None) -> AsyncIterator[Message]:
         """Yield the messages in the order they were added; from `after`, the position of the last one seen, on."""
@@ -183,15 +178,7 @@ class DynamoDBConversation:
             return
         place = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
         now = wall_clock()
-        pages = place.pages(
-            "query",
-            TableName=table_name,
-            IndexName=table_schema.OWNER_INDEX,
-            KeyConditionExpression="#o = :o",
-            ExpressionAttributeNames={"#o": "owner"},
-            ExpressionAttributeValues={":o": {"S": owner}},
-            ScanIndexForward=False,
-        )
+        pages = place.pages("query", TableName=table_name, ScanIndexForward=False, **table_schema.of_owner(owner))
         async with aclosing(pages) as found:
             async for each in found:
                 key = {table_schema.KEY: each[table_schema.KEY], table_schema.POSITION: each[table_schema.POSITION]}

@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -239,29 +240,12 @@ class TableCalls:
         All of them end by one deadline, but for the time that whoever takes the results spends.
         """
         left = self._transport.timeout
-        async for batch in _batches(ids):
+        async for batch in batches(ids if isinstance(ids, AsyncIterator) else _each(ids), AT_ONCE):
             begun = time.monotonic()
-            results = await self._all_of(batch, work, left)
+            results = await all_at_once([partial(work, Operation(left), each) for each in batch])
             left -= time.monotonic() - begun
             for result in results:
                 yield result
-
-    async def _all_of(self, batch: list[T], work: Callable[[Operation, T], Awaitable[R]], seconds: float) -> list[R]:
-        results: dict[int, R] = {}
-        failures: list[Exception] = []
-
-        async def one(number: int, each: T) -> None:
-            try:
-                results[number] = await work(Operation(seconds), each)
-            except SessionError as error:
-                failures.append(error)
-
-        async with anyio.create_task_group() as tasks:
-            for number, each in enumerate(batch):
-                tasks.start_soon(one, number, each)
-        if failures:
-            raise failures[0]
-        return [results[number] for number in range(len(batch))]
 
     async def pages(
         self, name: str, *, operation: Operation | None = None, **parameters: Any
@@ -286,24 +270,40 @@ class TableCalls:
             raise self.probe_error or StoreUnavailable("DynamoDB did not answer")
 
 
-async def _batches(ids: AsyncIterator[T] | Iterable[T]) -> AsyncGenerator[list[T], None]:
+async def all_at_once(works: Iterable[Callable[[], Awaitable[R]]]) -> list[R]:
+    """Do them all, whichever fail. Return what they return, in their order; raises the first failure."""
+    results: dict[int, R] = {}
+    failures: list[SessionError] = []
+
+    async def one(number: int, work: Callable[[], Awaitable[R]]) -> None:
+        try:
+            results[number] = await work()
+        except SessionError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for number, work in enumerate(works):
+            tasks.start_soon(one, number, work)
+    if failures:
+        raise failures[0]
+    return [results[number] for number in sorted(results)]
+
+
+async def batches(items: AsyncIterator[T], size: int) -> AsyncGenerator[list[T], None]:
+    """Yield the items in lists of so many; the last may be shorter."""
     batch: list[T] = []
-    async for each in _each(ids):
+    async for each in items:
         batch.append(each)
-        if len(batch) == AT_ONCE:
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:
         yield batch
 
 
-async def _each(ids: AsyncIterator[T] | Iterable[T]) -> AsyncGenerator[T, None]:
-    if isinstance(ids, Iterable):
-        for each in ids:
-            yield each
-    else:
-        async for each in ids:
-            yield each
+async def _each(ids: Iterable[T]) -> AsyncGenerator[T, None]:
+    for each in ids:
+        yield each
 
 
 def check_table_name(table_name: object) -> None:

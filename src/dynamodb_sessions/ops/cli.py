@@ -11,18 +11,20 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NoReturn, TextIO
+from importlib.metadata import version
+from typing import NoReturn, TextIO
 
 import anyio
 
 from dynamodb_sessions import settings
 from dynamodb_sessions.aws.boto3_transport import Boto3Transport
 from dynamodb_sessions.aws.errors import ConditionFailed
+from dynamodb_sessions.aws.table_calls import all_at_once, batches
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("--region", metavar="NAME", help="default: AWS_REGION, or what boto3 finds")
     place.add_argument("--endpoint-url", metavar="URL", help="default: DYNAMODB_ENDPOINT_URL, or AWS")
     parser = _Parser("dynamodb-sessions", description=_DESCRIPTION, epilog=_EPILOG, parents=[place])
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=version("dynamodb-sessions"))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     kind = _Parser(add_help=False)
     kind.add_argument(
@@ -185,7 +187,7 @@ def _create_table(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    return _run(_list_sessions, options)
+    return anyio.run(_list_sessions, options)
 
 
 async def _list_sessions(options: argparse.Namespace) -> int:
@@ -209,7 +211,7 @@ async def _list_sessions(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     options.id = _read_id(options.id)
-    return _run(_show_session, options)
+    return anyio.run(_show_session, options)
 
 
 async def _show_session(options: argparse.Namespace) -> int:
@@ -243,7 +245,7 @@ def _revoke(options: argparse.Namespace) -> int:
         options.id = _read_id(options.id)
     if options.keep is not None:
         options.keep = _read_id(options.keep)
-    return _run(_revoke_one if options.owner is None else _revoke_owner, options)
+    return anyio.run(_revoke_one if options.owner is None else _revoke_owner, options)
 
 
 async def _revoke_one(options: argparse.Namespace) -> int:
@@ -266,7 +268,7 @@ async def _revoke_owner(options: argparse.Namespace) -> int:
 
 
 def _purge_expired(options: argparse.Namespace) -> int:
-    return _run(_purge, options)
+    return anyio.run(_purge, options)
 
 
 async def _purge(options: argparse.Namespace) -> int:
@@ -274,44 +276,24 @@ async def _purge(options: argparse.Namespace) -> int:
     transport = Boto3Transport(region_name=target.region_name, endpoint_url=target.endpoint_url)
     store = DynamoDBStore(target.table_name, client=transport.client)
     seen = purged = 0
-    waiting: list[Record] = []
 
-    async def purge() -> int:
-        if options.dry_run:
-            return len(waiting)
-        return await _all_at_once([partial(_delete_expired, transport, target, record, now) for record in waiting])
-
-    with _progress() as tell:
+    async def expired() -> AsyncGenerator[Record, None]:
+        nonlocal seen
         async for record in store.scan(now=now, include_expired=True):
             seen += 1
-            if record.expires_at <= now:
-                waiting.append(record)
-            if len(waiting) == _AT_ONCE:
-                purged += await purge()
-                waiting.clear()
             tell(f"{seen:,} looked at, {purged:,} expired")
-        purged += await purge()
+            if record.expires_at <= now:
+                yield record
+
+    with _progress() as tell:
+        async for records in batches(expired(), _AT_ONCE):
+            if options.dry_run:
+                purged += len(records)
+            else:
+                deletes = [partial(_delete_expired, transport, target, record, now) for record in records]
+                purged += sum(await all_at_once(deletes))
     print(f"{'would delete' if options.dry_run else 'deleted'} {_sessions(purged, 'expired ')} of {seen:,} stored")
     return 0
-
-
-async def _all_at_once(works: Sequence[Callable[[], Awaitable[bool]]]) -> int:
-    """Do them all, whichever fail. Return how many came true; raises the first failure."""
-    done: list[bool] = []
-    failures: list[SessionError] = []
-
-    async def attempt(work: Callable[[], Awaitable[bool]]) -> None:
-        try:
-            done.append(await work())
-        except SessionError as error:
-            failures.append(error)
-
-    async with anyio.create_task_group() as group:
-        for work in works:
-            group.start_soon(attempt, work)
-    if failures:
-        raise failures[0]
-    return sum(done)
 
 
 async def _delete_expired(transport: Boto3Transport, target: Target, record: Record, now: int) -> bool:
@@ -329,10 +311,6 @@ async def _delete_expired(transport: Boto3Transport, target: Target, record: Rec
     except ConditionFailed:
         return False
     return True
-
-
-def _run(command: Callable[[argparse.Namespace], Coroutine[Any, Any, int]], options: argparse.Namespace) -> int:
-    return anyio.run(command, options)
 
 
 def _target(options: argparse.Namespace) -> Target:
@@ -417,9 +395,3 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def _fail(reason: str) -> int:
     print(f"dynamodb-sessions: {' '.join(_printable(reason).split())}", file=sys.stderr)
     return FAILED
-
-
-def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415
-
-    return version("dynamodb-sessions")

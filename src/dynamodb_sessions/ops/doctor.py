@@ -165,7 +165,7 @@ class _Examination:
         yield at_key
         time_to_live = self._ask("describe_time_to_live")
         yield self._time_to_live(time_to_live)
-        queried = self._query()
+        queried = self._ask("query", **table_schema.of_owner(_NOBODY))
         at_index = self._index(queried, made)
         yield at_index
 
@@ -206,15 +206,6 @@ class _Examination:
             raise SessionError(f"DynamoDB said {code} to {operation}")
         date = body["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
         return _Answer(code, error_part.get("Message", ""), body, date and _skew(date, started, ended))
-
-    def _query(self) -> _Answer:
-        return self._ask(
-            "query",
-            IndexName=table_schema.OWNER_INDEX,
-            KeyConditionExpression="#o = :o",
-            ExpressionAttributeNames={"#o": "owner"},
-            ExpressionAttributeValues={":o": {"S": _NOBODY}},
-        )
 
     def _table(self, got: _Answer, described: _Answer) -> Finding:
         name, region = self._target.table_name, self._target.region_name

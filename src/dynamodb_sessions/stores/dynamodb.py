@@ -478,15 +478,7 @@ class DynamoDBStore:
 
     async def _ids_of(self, owner: str) -> AsyncIterator[str]:
         """Yield the ids that the index has for an owner, oldest first. It hears of changes a moment late."""
-        pages = self._calls.pages(
-            "query",
-            TableName=self.table_name,
-            IndexName=table_schema.OWNER_INDEX,
-            KeyConditionExpression="#o = :o",
-            ExpressionAttributeNames={"#o": "owner"},
-            ExpressionAttributeValues={":o": {"S": owner}},
-        )
-        async for found in pages:
+        async for found in self._calls.pages("query", TableName=self.table_name, **table_schema.of_owner(owner)):
             yield _id_of(found)
 
     async def _get_any(self, operation: Operation, session_id: str, now: int) -> Record | Moved | str | None:

@@ -47,6 +47,7 @@ _COMPLAIN_EVERY = 300.0
 _MAX_LOGOUTS = 100_000
 _MAX_NOTES = 10_000
 _POLL_SECONDS = 0.01
+_IN_MEMORY = "DynamoDB cannot be initialised, so sessions are kept in this process and end with it: %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,8 @@ class FallbackStore:
         self._probed = False
         self._next_probe = 0.0
         self._pause = _FIRST_PAUSE
-        self._next_complaint = 0.0
-        self._next_complaint_of_logouts = 0.0
+        self._next_complaints: dict[str, float] = {}
+        """When each complaint may be in the log again."""
         self._probing = False
         self._lock = threading.Lock()
         self._logouts = _WaitingLogouts()
@@ -411,7 +412,7 @@ class FallbackStore:
             error = type(self.primary.probe_error or StoreUnavailable())
             raise error(self.mode_reason) from self.primary.probe_error
         self._in_use = True
-        self._complain()
+        self._complain(_IN_MEMORY, self.mode_reason)
         return False
 
     async def _probe_first(self) -> None:
@@ -485,7 +486,7 @@ class FallbackStore:
                 return False
             all_are_kept = self._logouts.add(logout)
         if not all_are_kept:
-            self._complain_of_logouts()
+            self._complain("more than %d logouts wait for DynamoDB: the oldest is forgotten", _MAX_LOGOUTS)
         return True
 
     def _note(self, notes: dict[str, T], key: str, value: T) -> None:
@@ -496,25 +497,14 @@ class FallbackStore:
             if len(notes) > _MAX_NOTES:
                 del notes[next(iter(notes))]
 
-    def _complain_of_logouts(self) -> None:
-        """Tell in the log that logouts are being forgotten, every five minutes at most."""
+    def _complain(self, complaint: str, detail: object) -> None:
+        """Tell in the log what is wrong, each complaint every five minutes at most."""
         now = self._clock()
         with self._lock:
-            if now < self._next_complaint_of_logouts:
+            if now < self._next_complaints.get(complaint, 0.0):
                 return
-            self._next_complaint_of_logouts = now + _COMPLAIN_EVERY
-        logger.error("more than %d logouts wait for DynamoDB: the oldest is forgotten", _MAX_LOGOUTS)
-
-    def _complain(self) -> None:
-        """Tell in the log that sessions are in memory, and why, every five minutes at most."""
-        now = self._clock()
-        with self._lock:
-            if now < self._next_complaint:
-                return
-            self._next_complaint = now + _COMPLAIN_EVERY
-        logger.error(
-            "DynamoDB cannot be initialised, so sessions are kept in this process and end with it: %s", self.mode_reason
-        )
+            self._next_complaints[complaint] = now + _COMPLAIN_EVERY
+        logger.error(complaint, detail)
 
 
 def _difference(moved: Record, record: Record) -> Changes:

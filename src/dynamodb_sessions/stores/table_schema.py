@@ -51,6 +51,16 @@ def time_to_live() -> dict[str, Any]:
     return {"Enabled": True, "AttributeName": TTL}
 
 
+def of_owner(owner: str) -> dict[str, Any]:
+    """Return the parameters of a Query for what the index has of an owner."""
+    return {
+        "IndexName": OWNER_INDEX,
+        "KeyConditionExpression": "#o = :o",
+        "ExpressionAttributeNames": {"#o": "owner"},
+        "ExpressionAttributeValues": {":o": {"S": owner}},
+    }
+
+
 def create(client: Any, table_name: str, *, conversations: bool = False) -> None:
     """Create the table with its TTL if it does not exist, and wait until it can be used.
 
