@@ -43,7 +43,6 @@ def locks_of(store: DynamoDBStore) -> list[Any]:
     transport: Any = store._calls._transport
     locks = [store._noting, store._calls._probe_lock, store._calls._breaker._lock]
     if hasattr(transport, "_boto3"):
-        locks.append(transport._credentials._finding)
         transport = transport._boto3
     return [*locks, transport._lock]
 

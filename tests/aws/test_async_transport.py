@@ -19,7 +19,7 @@ import pytest
 from aiodynamo.client import Client
 from aiodynamo.credentials import ChainCredentials, Credentials, Key, StaticCredentials
 from aiodynamo.http.types import HttpImplementation
-from botocore.credentials import RefreshableCredentials
+from botocore.credentials import CredentialResolver, RefreshableCredentials
 from yarl import URL
 
 from dynamodb_sessions import ConfigurationError, DynamoDBStore, SessionError, StoreUnavailable
@@ -271,12 +271,12 @@ def test_credentials_are_looked_for_once_however_many_want_them(
     found = boto3.Session().get_credentials()
     looked: list[float] = []
 
-    def look(_: boto3.Session) -> Any:
+    def look(_: CredentialResolver) -> Any:
         looked.append(time.monotonic())
         time.sleep(0.05)
         return found
 
-    monkeypatch.setattr(boto3.Session, "get_credentials", look)
+    monkeypatch.setattr(CredentialResolver, "load_credentials", look)
     store = DynamoDBStore(table_name, endpoint_url=moto_url, client="async")
 
     async def use() -> None:

@@ -34,7 +34,7 @@ from dynamodb_sessions import (
     StoreUnavailable,
     open_session,
 )
-from dynamodb_sessions.aws import async_transport, boto3_transport, circuit_breaker
+from dynamodb_sessions.aws import boto3_transport, circuit_breaker
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import Changes, Record
@@ -282,8 +282,7 @@ def wipe(client: Any, table_name: str) -> None:
 @pytest.fixture
 def no_other_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the credentials looked for a moment ago, so that a refusal of them is final."""
-    for transport in (boto3_transport, async_transport):
-        monkeypatch.setattr(transport, "_RENEWAL_SECONDS", float("inf"))
+    monkeypatch.setattr(boto3_transport, "_RENEWAL_SECONDS", float("inf"))
 
 
 @pytest.mark.usefixtures("no_other_credentials")

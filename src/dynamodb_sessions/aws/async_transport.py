@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import ssl
-import threading
 import time
 import urllib.request
 from collections.abc import AsyncGenerator
@@ -48,8 +47,6 @@ _OK = 200
 _SAID = frozenset(("Item", "Items", "Attributes", "UnprocessedItems", "ConsumedCapacity"))
 """What is in an answer that is not empty, this or that."""
 _EXPIRED = "ExpiredTokenException"
-_RENEWAL_SECONDS = 1.0
-"""The least time between two looks for credentials, while those that are found are refused."""
 
 
 class AsyncTransport:
@@ -61,7 +58,7 @@ class AsyncTransport:
         self._account: _Account | None = None
         if client is not None:
             endpoint = client.endpoint or make_default_endpoint(client.region)
-            self._account = _account(client.credentials, client.region, endpoint)
+            self._account = _account(_GivenCredentials(client.credentials), client.region, endpoint)
         self._credentials = _Boto3Credentials(boto3, timeout)
         self._boto3 = boto3
         # So that what became of an attempt can be found out before the deadline.
@@ -76,7 +73,7 @@ class AsyncTransport:
     def renew(self) -> None:
         """Look for credentials anew at the next call, if those of the last one were refused."""
         self._boto3.renew()
-        self._credentials.renew()
+        self._credentials.ask_again()
 
     def check_event_loop(self) -> None:
         """Raise ConfigurationError if the event loop that runs here is not asyncio's."""
@@ -89,7 +86,7 @@ class AsyncTransport:
         attempt = _Attempt(pool.session, self._patience)
         remaining = deadline - time.monotonic()
         try:
-            key = None if self._account is None else self._account.key_at_hand()
+            key = None if self._account is None else self._account.credentials.at_hand()
             if key is not None and remaining >= self.timeout * 0.4 and not pool.slots.locked():
                 # There is nothing to wait for but DynamoDB itself, for which aiohttp's patience is shorter.
                 async with pool.slots:
@@ -133,15 +130,15 @@ class AsyncTransport:
         if self._account is None:
             meta = (await in_thread(lambda: self._boto3.client, timeout=self.timeout)).meta
             self._account = _account(self._credentials, meta.region_name, URL(meta.endpoint_url))
-        _, signer, endpoint, trusted = self._account
-        if key is None and (key := await self._account.key(attempt.session)) is None:
+        credentials, signer, endpoint, trusted = self._account
+        if key is None and (key := await credentials.key(attempt.session)) is None:
             raise outage("NoCredentialsFound: there are no AWS credentials")
         body = _encode(parameters).encode()
         headers = signer.headers(key, _action(operation), body)
         answer, refusal = await attempt.post(endpoint, headers, body, trusted)
         if refusal is None:
             return answer
-        if self._account.renews(refusal["Error"]["Code"], key):
+        if credentials.renews(refusal["Error"]["Code"], key):
             raise Refused("the credentials were refused, and are looked for again")
         raise translate_response(refusal)
 
@@ -149,30 +146,13 @@ class AsyncTransport:
 class _Account(NamedTuple):
     """Who calls DynamoDB, how that is proved, and what proves that it is DynamoDB."""
 
-    credentials: "Credentials | _Boto3Credentials"
+    credentials: "_GivenCredentials | _Boto3Credentials"
     signer: Signer
     endpoint: URL
     trusted: ssl.SSLContext | bool
 
-    def key_at_hand(self) -> Key | None:
-        """Return the key if that takes no waiting: neither for where it is kept, nor for its renewal."""
-        return self.credentials.at_hand() if isinstance(self.credentials, _Boto3Credentials) else None
 
-    async def key(self, session: aiohttp.ClientSession) -> Key | None:
-        """Return the key, wherever it takes to find it; None if there is none."""
-        if isinstance(self.credentials, _Boto3Credentials):
-            return await self.credentials.key()
-        found = await self.credentials.get_key(AIOHTTP(session))
-        return None if found is None else Key(found.id, found.secret, found.token)
-
-    def renews(self, code: str, refused: Key) -> bool:
-        """Whether there may be another key than the one for which a call was refused with this code."""
-        if isinstance(self.credentials, _Boto3Credentials):
-            return code in CREDENTIALS_REFUSED and self.credentials.forget(refused)
-        return code == _EXPIRED and self.credentials.invalidate()
-
-
-def _account(credentials: "Credentials | _Boto3Credentials", region: str, endpoint: URL) -> _Account:
+def _account(credentials: "_GivenCredentials | _Boto3Credentials", region: str, endpoint: URL) -> _Account:
     trusted = _trusted() if endpoint.scheme == "https" else True
     return _Account(credentials, Signer(region, str(endpoint)), endpoint, trusted)
 
@@ -307,25 +287,43 @@ def _refusal(body: bytes) -> dict[str, Any]:
     return {"Error": {"Code": code, "Message": message}, **kept}
 
 
+class _GivenCredentials:
+    """Those of an aiodynamo client."""
+
+    def __init__(self, given: "Credentials") -> None:
+        self._given = given
+
+    def at_hand(self) -> Key | None:
+        """Return None: it is not known whether to find the key takes a while."""
+        return None
+
+    async def key(self, session: aiohttp.ClientSession) -> Key | None:
+        """Return the key, wherever it takes to find it; None if there is none."""
+        found = await self._given.get_key(AIOHTTP(session))
+        return None if found is None else Key(found.id, found.secret, found.token)
+
+    def renews(self, code: str, _: Key) -> bool:
+        """Whether there may be another key than the one for which a call was refused with this code."""
+        return code == _EXPIRED and self._given.invalidate()
+
+
 class _Boto3Credentials:
     """Wherever boto3 finds credentials."""
 
     def __init__(self, boto3: ConfiguredTransport, timeout: float) -> None:
         self._boto3 = boto3
         self._timeout = timeout
-        self._finding = threading.Lock()
         self._found: Any = None
-        self._found_at = 0.0
-        """When they were looked for, on the monotonic clock."""
         self._last: tuple[Any, Key | None] = (None, None)
         """The credentials as botocore last gave them, and their key."""
-        self._are_refused = False
-        """Whether the last call was refused for them."""
         tell_of_forks(self)
 
     def forked(self) -> None:
-        """Begin anew in a forked process: a thread of the parent's may have held the locks, botocore's too."""
-        self._finding = threading.Lock()
+        """Begin anew in a forked process: a thread of the parent's may have held botocore's locks."""
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """Have boto3 asked for its credentials at the next call."""
         self._found = None
 
     def at_hand(self) -> Key | None:
@@ -335,40 +333,25 @@ class _Boto3Credentials:
             return None
         return self._key(found)
 
-    async def key(self) -> Key | None:
+    async def key(self, _: aiohttp.ClientSession) -> Key | None:
         """Return the key, looked for or renewed in a thread if need be; None if there is none."""
         return self.at_hand() or await in_thread(self._read, timeout=self._timeout)
 
-    def forget(self, refused: Key) -> bool:
-        """Have a key looked for anew in place of one that was refused. False if that was done a moment ago."""
-        self._are_refused = True
+    def renews(self, code: str, refused: Key) -> bool:
+        """Whether there may be another key than the one for which a call was refused. False if it is a moment old."""
+        if code not in CREDENTIALS_REFUSED:
+            return False
         if self._last[1] is not refused:  # Somebody else was first.
             return True
-        if time.monotonic() - self._found_at < _RENEWAL_SECONDS:
-            return False
-        self.renew()
-        return True
-
-    def renew(self) -> None:
-        """Look for credentials anew at the next call, if those of the last one were refused."""
-        if self._are_refused:
-            self._are_refused = False
-            self._boto3.forget_credentials()
-            self._found = None
+        is_renewed = self._boto3.forget_credentials()
+        if is_renewed:
+            self.ask_again()
+        return is_renewed
 
     def _read(self) -> Key | None:
         found = self._found
         if found is None:
-            # One at a time: there may be a process to start, or a server to ask. Renewals botocore itself makes so.
-            if not self._finding.acquire(timeout=self._timeout):
-                raise StoreUnavailable("the credentials take too long to be found")
-            try:
-                found = self._found
-                if found is None:
-                    self._found_at = time.monotonic()
-                    self._found = found = self._boto3.credentials()
-            finally:
-                self._finding.release()
+            self._found = found = self._boto3.credentials()
         return None if found is None else self._key(found)
 
     def _key(self, found: Any) -> Key | None:

@@ -112,10 +112,10 @@ class Boto3Transport:
 
     async def close(self) -> None:
         """Close the client, if it is not a given one. A later call builds another one."""
+        if not self._is_ours:
+            return
         with self._lock:
-            client = self._client if self._is_ours else None
-            if client is not None:
-                self._client = None
+            client, self._client = self._client, None
         if client is not None:
             client.close()
 
@@ -129,10 +129,10 @@ class Boto3Transport:
                 self._client = self._session = None
             return found
 
-    def forget_credentials(self) -> None:
-        """Have the next call of `credentials` look again."""
+    def forget_credentials(self) -> bool:
+        """Have the next call look for credentials again, in place of refused ones. False if that was a moment ago."""
         with self._lock:
-            self._client = self._session = None
+            return self._forget()
 
     def renew(self) -> None:
         """Build our client anew, at the next call, if one was refused for its credentials.
@@ -147,12 +147,15 @@ class Boto3Transport:
     def _renew(self, refused: Any) -> bool:
         """Have our client built anew, unless that was a moment ago. Whether it may have other credentials now."""
         with self._lock:
-            if self._client is not refused:  # Somebody else was first.
-                return True
-            if time.monotonic() - self._looked_at < _RENEWAL_SECONDS:
-                return False
-            self._client = self._session = None
-            return True
+            return self._client is not refused or self._forget()  # Or somebody else was first.
+
+    def _forget(self) -> bool:
+        """As `forget_credentials`. The caller holds the lock."""
+        self._are_refused = True
+        if time.monotonic() - self._looked_at < _RENEWAL_SECONDS:
+            return False
+        self._client = self._session = None
+        return True
 
     def _turn(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext() if self._turn_taking is None else self._turn_taking.call()
@@ -175,7 +178,6 @@ class Boto3Transport:
             # Put together anew for every request, it takes longer than signing does.
             user_agent=f"Boto3/{boto3.__version__} dynamodb-sessions",
         )
-        self._looked_at = time.monotonic()
         try:
             if self._session is None:
                 self._session = self._new_session()
@@ -192,5 +194,6 @@ class Boto3Transport:
         """Return a session of boto3's, which reads variables and files anew, and asks for credentials in our region."""
         import boto3  # noqa: PLC0415
 
+        self._looked_at = time.monotonic()
         # Lambda and containers set AWS_REGION; boto3 reads only AWS_DEFAULT_REGION.
         return boto3.Session(region_name=self._region_name or os.environ.get("AWS_REGION") or None)

@@ -58,8 +58,8 @@ class ConfiguredTransport(Transport, Protocol):
         """
         ...
 
-    def forget_credentials(self) -> None:
-        """Have the next call of `credentials` look again."""
+    def forget_credentials(self) -> bool:
+        """Have the next call look for credentials again, in place of refused ones. False if that was a moment ago."""
         ...
 
 
