@@ -62,6 +62,8 @@ def breach(name: str, imported: str) -> str | None:  # noqa: PLR0911 - a table
     top, _, rest = imported.partition(".")
     if top in SDKS and not transport:
         return "only a transport does"
+    if top == "cryptography" and name != "stores.encryption":
+        return "only encryption does"
     if top in HTTP and here in {"session", "stores", "aws", "agents"}:
         return "it knows no HTTP"
     if top != PACKAGE:
@@ -101,6 +103,7 @@ def test_imports_run_one_way() -> None:
         ("aws.async_transport", "from dynamodb_sessions.aws import boto3_transport"),
         ("ops.doctor", "from dynamodb_sessions.agents.conversation import Message"),
         ("stores.dynamodb", "from dynamodb_sessions import DynamoDBStore"),
+        ("stores.value_format", "def f():\n    from cryptography.exceptions import InvalidTag"),
     ],
 )
 def test_every_breach_is_found(name: str, line: str) -> None:

@@ -1,6 +1,8 @@
 """Environment variables to settings, read with Starlette's Config. Only the region is the transport's to find."""
 
+import base64
 import logging
+import re
 from collections.abc import Sequence
 
 from starlette.datastructures import Secret
@@ -12,6 +14,12 @@ logger = logging.getLogger("dynamodb_sessions")
 
 MIN_KEY_SIZE = 32
 """Bytes below which a key draws a warning: what 256 bits take at the least."""
+
+EncryptionKey = str | Secret | Sequence[str | Secret | None] | None
+"""One key, or several, newest first; None in place of the newest: nothing is encrypted."""
+
+_ENCRYPTION_KEY = re.compile(r"[A-Za-z0-9_-]{43}=?")
+"""32 bytes in URL-safe base64. Source: RFC 4648, 5."""
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off", "")
@@ -77,11 +85,48 @@ def _environments_keys() -> list[str]:
             "SESSION_SECRET_KEY has a comma, a line break or blanks around it, so it could not be retired through "
             f"SESSION_SECRET_KEY_FALLBACKS: {_HINT}; or give secret_key=[newest, older], where a key may have any text"
         )
-    listed = _environment("SESSION_SECRET_KEY_FALLBACKS", default="").split(",")
-    older = [key.strip() for key in listed if key.strip()]
+    older = _listed(_environment("SESSION_SECRET_KEY_FALLBACKS", default=""))
     if not all(map(_is_line, older)):
         raise ConfigurationError("a key in SESSION_SECRET_KEY_FALLBACKS has a line break: commas separate keys there")
     return [newest, *older]
+
+
+def encryption_keys(encryption_key: EncryptionKey = None) -> list[bytes | None]:
+    """Return the keys of 32 bytes that values are encrypted with, newest first: the given ones, or the environment's.
+
+    None in place of the newest: nothing is encrypted. No keys: nor is anything decrypted. Raises ConfigurationError if
+    one is not 32 bytes in URL-safe base64; it never shows it.
+    """
+    given: object = [encryption_key] if isinstance(encryption_key, str | Secret) else encryption_key
+    if given is None:
+        newest = _environment("SESSION_ENCRYPTION_KEY", default="")
+        older = _listed(_environment("SESSION_ENCRYPTION_KEY_FALLBACKS", default=""))
+        if not newest and not older:
+            return []
+        given = [newest or None, *older]
+    if not isinstance(given, list | tuple) or not any(given):
+        raise ConfigurationError(f"encryption_key is empty, or no str, Secret or list of them, newest first; {_HINT}")
+    keys = [None if key is None and not place else _encryption_key(key) for place, key in enumerate(given)]
+    if keys[0] is None:
+        logger.warning(
+            "encryption keys are given, but none that encrypts: stored values are decrypted, new ones are not encrypted"
+        )
+    return keys
+
+
+def _encryption_key(given: object) -> bytes:
+    key = str(given) if isinstance(given, str | Secret) else ""
+    if not _ENCRYPTION_KEY.fullmatch(key):
+        raise ConfigurationError(
+            "an encryption key (encryption_key, SESSION_ENCRYPTION_KEY or SESSION_ENCRYPTION_KEY_FALLBACKS) is not 32 "
+            f"bytes in URL-safe base64, which are 43 characters, or 44 with padding; {_HINT}"
+        )
+    return base64.urlsafe_b64decode(f"{key:=<44}")
+
+
+def _listed(keys: str) -> list[str]:
+    """Return what commas separate, without blanks around it."""
+    return [key.strip() for key in keys.split(",") if key.strip()]
 
 
 def _is_line(text: str) -> bool:

@@ -28,6 +28,7 @@ from dynamodb_sessions.exceptions import SessionError
 from dynamodb_sessions.identifiers import new_born, new_id
 from dynamodb_sessions.stores import dynamodb, table_schema, update_expression
 from dynamodb_sessions.stores.contract import Changes, Expiry, Record, SessionStore
+from dynamodb_sessions.stores.value_format import PLAIN
 from tests.conftest import NIGHTLY, SEED, Clock
 
 IDLE = 1000
@@ -735,7 +736,7 @@ class RepeatsUpdates(DynamoDBStore):
     async def _update(
         self, operation: Operation, record: Record, changes: Changes, changed: Record, now: int
     ) -> Record | None:
-        request = update_expression.first_attempt(record, changes, operation.id, now, None)
+        request = update_expression.first_attempt(record, changes, operation.id, now, PLAIN)
         try:
             await self._calls.repeat(operation, "update_item", TableName=self.table_name, **request)
         except ConditionFailed:
@@ -749,7 +750,7 @@ class RepeatsCreations(DynamoDBStore):
     async def _is_created(self, operation: Operation, record: Record, now: int, _: OutcomeUnknown) -> bool:
         operation.is_unsettled = True
         with suppress(ConditionFailed):
-            request = update_expression.creation(record, operation.id, now, None)
+            request = update_expression.creation(record, operation.id, now, PLAIN)
             await self._calls.repeat(operation, "put_item", TableName=self.table_name, **request)
         return True
 

@@ -3,11 +3,14 @@
 import io
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -211,6 +214,30 @@ def test_a_session_that_is_not_there_is_an_error(command: str, run: Run, keep: S
         assert (
             said == "dynamodb-sessions: there is no live session under this id (its name of 8 digits is not its id)\n"
         )
+
+
+def test_without_the_key_sessions_are_shown_and_ended_and_not_read(
+    run: Run, client: Any, table_name: str, stored: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = secrets.token_urlsafe(32)
+    store, now = DynamoDBStore(table_name, client=client, encryption_key=key), int(time.time())
+    record = Record(new_id(), {"user": '"alice"', "cart": "[1,2]"}, now, now + 100, owner="acme/alice")
+    over = replace(record, id=new_id(), created_at=now - 100, expires_at=now - 50)
+    for each in (record, over):
+        assert anyio.run(partial(store.create, each, now=each.created_at))
+    said = run("show", record.id, "--values")
+    assert "- user (encrypted)" in said
+    assert "alice" not in said.replace("acme/alice", "")
+    for command in (["list"], ["list", "--owner", "acme/alice"]):
+        assert fingerprint(record.id) in run(*command)
+    monkeypatch.setenv("SESSION_ENCRYPTION_KEY", key)
+    said = run("show", record.id, "--values")
+    assert 'user = "alice"' in said
+    assert key not in said
+    monkeypatch.delenv("SESSION_ENCRYPTION_KEY")
+    assert "deleted 1 expired session of 2 stored" in run("purge-expired")
+    assert run("revoke", record.id) == f"revoked {fingerprint(record.id)}\n"
+    assert stored() == set()
 
 
 # revoke

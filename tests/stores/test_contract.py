@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -16,6 +17,8 @@ from tests.helpers.aiobotocore_clients import IF_INSTALLED
 pytestmark = pytest.mark.anyio
 
 NOW = 1_800_000_000
+ENCRYPTION_KEY = secrets.token_urlsafe(32)
+ENCRYPTED = "encrypted"
 LATER = NOW + 100
 
 not_on_moto = pytest.mark.parametrize("engine", ["memory", "local", "async", *IF_INSTALLED])
@@ -23,6 +26,17 @@ not_on_moto = pytest.mark.parametrize("engine", ["memory", "local", "async", *IF
 
 Nor does it answer what an attribute is that an update sets to what it was.
 """
+
+
+@pytest.fixture(params=["memory", "moto", "local", "async", *IF_INSTALLED, ENCRYPTED])
+def engine(request: pytest.FixtureRequest) -> str:
+    """As everywhere; and "local" with values that are encrypted."""
+    return str(request.param)
+
+
+@pytest.fixture
+def new_store(new_store: Callable[..., SessionStore], engine: str) -> Callable[..., SessionStore]:
+    return partial(new_store, encryption_key=ENCRYPTION_KEY) if engine == ENCRYPTED else new_store
 
 
 def a_record(data: dict[str, str] | None = None, **attributes: object) -> Record:
@@ -364,6 +378,7 @@ async def test_a_record_of_the_very_limit_is_stored(store: SessionStore) -> None
     assert record == await store.load(record.id, now=NOW)
 
 
+@pytest.mark.parametrize("engine", ["memory", "moto", "local", "async", *IF_INSTALLED])
 async def test_a_byte_more_is_refused_and_what_was_stored_is_intact(store: SessionStore) -> None:
     too_large = of_size(MAX_RECORD_SIZE + 1)
     with pytest.raises(SessionTooLarge) as caught:

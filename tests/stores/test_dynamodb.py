@@ -44,6 +44,7 @@ from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Changes, Record, record_size
 from dynamodb_sessions.stores.item_format import from_record
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
+from dynamodb_sessions.stores.value_format import ValueFormat
 from tests.helpers.answering import answering
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +127,7 @@ async def test_the_table_is_the_documented_one(client: Any, table_name: str) -> 
 async def test_our_count_of_bytes_is_dynamodbs(client: Any, table_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit it fits; one byte more, sent all the same, the engine itself refuses."""
     store = DynamoDBStore(table_name, endpoint_url=client.meta.endpoint_url, compress_over=None)
-    monkeypatch.setattr("dynamodb_sessions.stores.dynamodb.check_size", lambda record: record)
+    monkeypatch.setattr(ValueFormat, "check_size", lambda _, record: record)
     plain = a_record({"é": "", "b": "1"})
     for empty in (
         plain,

@@ -30,7 +30,7 @@ from dynamodb_sessions.clock import check_seconds, wall_clock
 from dynamodb_sessions.codec import decode, encode_item, is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge, StoreUnavailable
 from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.stores import item_format, table_schema
+from dynamodb_sessions.stores import item_format, table_schema, value_format
 from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, MAX_RECORD_SIZE, is_owner
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
 
@@ -266,7 +266,7 @@ class DynamoDBConversation:
         text = encode_item(name, message)
         made = {
             **self._key(2**63),  # As many digits as any.
-            "message": item_format.pack(text, _COMPRESS_OVER),
+            "message": value_format.pack(text, _COMPRESS_OVER),
             "created_at": item_format.number(now),
         }
         if self._ttl_seconds is not None:
@@ -309,7 +309,7 @@ class DynamoDBConversation:
                 if position <= cleared or not _is_live(each, now):
                     continue
                 try:
-                    message = decode(item_format.unpack(each["message"]))
+                    message = decode(value_format.unpack(each["message"]))
                     made = Message(position, int(each["created_at"]["N"]), message)
                 except (KeyError, TypeError, ValueError, RecursionError) as error:
                     logger.warning(

@@ -51,6 +51,9 @@ _ID = re.compile(r"[\w-]{43}", re.ASCII)
 _HIDDEN = "\0"
 """Put before an id that begins with a dash, which argparse would take for an option. No argument can hold it."""
 
+_SEALED = ""
+"""What stands for a value that no key opens. No value is stored as nothing, and it counts as nothing."""
+
 _MARKS = {"ok": "✓", "warning": "!", "wrong": "✗", "open": "-"}
 _PLAIN_MARKS = {"ok": "ok", "warning": "!!", "wrong": "NO", "open": "--"}
 
@@ -232,6 +235,9 @@ async def _show_session(options: argparse.Namespace) -> int:
         print(f"{name:9} {value}")
     print(f"{'keys':9} {len(record.data)}")
     for key, encoded in sorted(record.data.items()):
+        if encoded == _SEALED:
+            print(f"{'-':>9} {_printable(key)} (encrypted)")
+            continue
         print(f"{len(encoded.encode()):9} {_printable(key)}{f' = {_printable(encoded)}' if options.values else ''}")
     return 0
 
@@ -274,7 +280,7 @@ def _purge_expired(options: argparse.Namespace) -> int:
 async def _purge(options: argparse.Namespace) -> int:
     target, now = _target(options), wall_clock()
     transport = Boto3Transport(region_name=target.region_name, endpoint_url=target.endpoint_url)
-    store = DynamoDBStore(target.table_name, client=transport.client)
+    store = _OperatorsStore(target.table_name, client=transport.client)
     seen = purged = 0
 
     async def expired() -> AsyncGenerator[Record, None]:
@@ -323,8 +329,16 @@ def _target(options: argparse.Namespace) -> Target:
     )
 
 
+class _OperatorsStore(DynamoDBStore):
+    """One that needs no key of encryption: an operator may look at sessions, and end them, without reading them."""
+
+    def __init__(self, table_name: str, **options: Any) -> None:
+        super().__init__(table_name, **options)
+        self._values.in_place_of_sealed = _SEALED
+
+
 def _store(target: Target) -> DynamoDBStore:
-    return DynamoDBStore(target.table_name, region_name=target.region_name, endpoint_url=target.endpoint_url)
+    return _OperatorsStore(target.table_name, region_name=target.region_name, endpoint_url=target.endpoint_url)
 
 
 def _text(value: str) -> str:

@@ -6,6 +6,7 @@ to it. A store knows nothing of cookies, requests or Python values: it moves str
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from dynamodb_sessions.codec import JSON, Serializer, decode_items, is_text
@@ -372,13 +373,13 @@ def numbers_of(record: Record) -> dict[str, int]:
     return {name: number for name, number in numbers.items() if number is not None}
 
 
-def record_size(record: Record) -> int:
-    """Return the bytes DynamoDB counts for the record's item.
+def record_size(record: Record, *, overhead: int = 0) -> int:
+    """Return the bytes DynamoDB counts for the record's item, if each value takes `overhead` bytes more than its text.
 
     Source: "DynamoDB item sizes and formats" in the AWS documentation; checked against DynamoDB Local.
     """
     numbers = [record.created_at, record.expires_at, record.version]
-    size = _NAMES_SIZE + len(record.id.encode()) + _MAP_SIZE + _data_size(record.data)
+    size = _NAMES_SIZE + len(record.id.encode()) + _MAP_SIZE + _data_size(record.data, overhead)
     for name, text in texts_of(record).items():
         size += len(name) + len(text.encode())
     for name, number in numbers_of(record).items():
@@ -387,17 +388,17 @@ def record_size(record: Record) -> int:
     return size + sum((len(str(number).rstrip("0")) + 1) // 2 + 1 for number in numbers)
 
 
-def _data_size(data: Mapping[str, str]) -> int:
-    return len("".join(data).encode()) + len("".join(data.values()).encode()) + len(data)
+def _data_size(data: Mapping[str, str], overhead: int) -> int:
+    return len("".join(data).encode()) + len("".join(data.values()).encode()) + len(data) * (1 + overhead)
 
 
-def check_size(record: Record, *, before: Record | None = None) -> int:
+def check_size(record: Record, *, before: Record | None = None, overhead: int = 0) -> int:
     """Return the record's size in bytes. Raises SessionTooLarge if it does not fit into one item.
 
     One that was larger before may stay so: compressed, what several have put in together may fit all the same.
     """
-    size = record_size(record)
-    if size > MAX_RECORD_SIZE and (before is None or _data_size(record.data) > _data_size(before.data)):
+    size, data_size = record_size(record, overhead=overhead), partial(_data_size, overhead=overhead)
+    if size > MAX_RECORD_SIZE and (before is None or data_size(record.data) > data_size(before.data)):
         keys = sorted(record.data, key=lambda key: len(record.data[key].encode()), reverse=True)
         raise SessionTooLarge(size, MAX_RECORD_SIZE, keys[:_LARGEST_KEYS])
     return size

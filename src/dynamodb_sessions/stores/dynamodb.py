@@ -33,11 +33,11 @@ from dynamodb_sessions.stores.contract import (
     Moved,
     OnMoved,
     Record,
-    check_size,
     is_owner,
     is_same,
 )
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID, revocation_of
+from dynamodb_sessions.stores.value_format import ValueFormat, check_readable
 
 logger = logging.getLogger("dynamodb_sessions")
 
@@ -61,9 +61,14 @@ class DynamoDBStore:
     `pip install dynamodb-sessions[async]`. `timeout` is the deadline of an operation in seconds. With
     `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen. A value
     of more than `compress_over` characters is stored compressed if it gains by it; None: never. `create_table=True`
-    creates the table on first use, for development. Raises ConfigurationError for an invalid table name, a timeout
-    that is not positive, or a client that cannot be built; anything else that is wrong shows at the first call, or
-    `probe`.
+    creates the table on first use, for development.
+
+    With `encryption_key`, or SESSION_ENCRYPTION_KEY, values are encrypted by AES-256-GCM: that takes
+    `pip install dynamodb-sessions[encryption]`. A key is 32 bytes in URL-safe base64. Of a list, newest first, the
+    first encrypts and all decrypt; if the first is None, nothing is encrypted. See docs/encryption.md.
+
+    Raises ConfigurationError for an invalid table name, a timeout that is not positive, an invalid encryption key, or a
+    client that cannot be built; anything else that is wrong shows at the first call, or `probe`.
     """
 
     def __init__(
@@ -77,10 +82,8 @@ class DynamoDBStore:
         create_table: bool = False,
         timeout: float = 5.0,
         compress_over: int | None = 1024,
+        encryption_key: settings.EncryptionKey = None,
     ) -> None:
-        whole = isinstance(compress_over, int) and not isinstance(compress_over, bool)
-        if compress_over is not None and not (whole and compress_over >= 0):
-            raise ConfigurationError(f"compress_over={compress_over!r} must be None or a whole number of characters")
         if consistent_read not in (True, False):
             raise ConfigurationError(f"consistent_read={consistent_read!r} must be True or False")
         self.table_name = settings.table_name(table_name)
@@ -94,7 +97,7 @@ class DynamoDBStore:
             create_table=create_table,
             timeout=timeout,
         )
-        self._compress_over = compress_over
+        self._values = ValueFormat(compress_over, settings.encryption_keys(encryption_key))
         self._consistent_read = consistent_read
         self._noting = Lock()
         self._written: dict[str, int] = {}
@@ -185,7 +188,7 @@ class DynamoDBStore:
         bury_until: int | None = None,
     ) -> Record | None:
         """As the contract says: a PutItem, or a transaction with the marker that the session in its place leaves."""
-        check_size(record)
+        self._values.check_size(record)
         operation = self._calls.begin()
         while True:
             try:
@@ -213,7 +216,7 @@ class DynamoDBStore:
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         """As the contract says: one UpdateItem, and a second, deciding attempt only where the first cannot be known."""
         changed = changes.apply(record)
-        check_size(changed, before=record)
+        self._values.check_size(changed, before=record)
         operation = self._calls.begin()
         if changes.is_touch:
             stored = await self._touch(operation, record, changes, now)
@@ -269,11 +272,11 @@ class DynamoDBStore:
     ) -> dict[str, Any]:
         """Return the UpdateItem that changes what was just read, and leaves a name in it. Raises SessionTooLarge."""
         changed = changes.apply(stored)
-        check_size(changed, before=stored)
-        item_format.check_readable(changed)
+        self._values.check_size(changed, before=stored)
+        check_readable(changed)
         if stored.version and len(changes.set) + len(changes.remove) <= _MAX_ENTRIES:
-            return update_expression.deciding_attempt(stored, operations, changes, name, now, self._compress_over)
-        return update_expression.replacement(stored, operations, changed, changes, name, now, self._compress_over)
+            return update_expression.deciding_attempt(stored, operations, changes, name, now, self._values)
+        return update_expression.replacement(stored, operations, changed, changes, name, now, self._values)
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
         """As the contract says: one transaction of two writes. The old id then holds a marker."""
@@ -281,10 +284,10 @@ class DynamoDBStore:
         stored: Record | None = record
         while stored is not None:
             moved = changes.move(stored, new_id)
-            check_size(moved, before=stored)
+            self._values.check_size(moved, before=stored)
             put = {
                 "TableName": self.table_name,
-                "Item": item_format.from_record(moved, self._compress_over),
+                "Item": item_format.from_record(moved, self._values),
                 "ConditionExpression": "attribute_not_exists(#id)",
                 "ExpressionAttributeNames": {"#id": table_schema.KEY},
             }
@@ -338,14 +341,14 @@ class DynamoDBStore:
         were lost, counts, be it that what it has stored has ended since. Whether its owner's sessions were ended is
         read before, and again afterwards: who ends them writes that first, and then looks for them.
         """
-        check_size(record)
+        self._values.check_size(record)
         operation = self._calls.begin()
         if await self._is_revoked(operation, record, revoked_at):
             return None
         stored: Record | None = None
         while stored is None:
             moved = replace(record, id=fresh_id())
-            put = update_expression.creation(moved, operation.id, now, self._compress_over)
+            put = update_expression.creation(moved, operation.id, now, self._values)
             leave = update_expression.move_in(record.id, moved.id, now)
             writes = [{"Put": {"TableName": self.table_name, **write}} for write in (put, leave)]
             try:
@@ -459,7 +462,7 @@ class DynamoDBStore:
             if not item_format.is_session(found):
                 continue
             try:
-                record = item_format.to_record(session_id, found)
+                record = item_format.to_record(session_id, found, self._values)
             except CorruptRecord as error:
                 logger.warning("session %s cannot be read and is left out: %s", fingerprint(session_id), error)
             else:
@@ -517,7 +520,7 @@ class DynamoDBStore:
         """Make one attempt to create: the item alone, or in one transaction with what takes the place of `replaces`."""
         put = {
             "TableName": self.table_name,
-            **update_expression.creation(record, operation.id, now, self._compress_over),
+            **update_expression.creation(record, operation.id, now, self._values),
         }
         if replaces is None:
             await self._write(operation, record, "put_item", **put)
@@ -569,7 +572,7 @@ class DynamoDBStore:
         self, operation: Operation, record: Record, changes: Changes, changed: Record, now: int
     ) -> Record | None:
         """Make the first attempt to change what is stored, and settle it if what became of it is not clear."""
-        request = update_expression.first_attempt(record, changes, operation.id, now, self._compress_over)
+        request = update_expression.first_attempt(record, changes, operation.id, now, self._values)
         try:
             answer = await self._write(operation, changed, "update_item", TableName=self.table_name, **request)
         except ConditionFailed:
@@ -642,14 +645,12 @@ class DynamoDBStore:
             return _Decision(fence, fenced, base, unknown)
         base, changed = stored.version, changes.apply(stored)
         try:
-            item_format.check_readable(changed)
+            check_readable(changed)
         except SessionTooLarge as refused:
             too_large = refused
         if too_large is not None:
             return _Decision(fence, fenced, base, too_large, too_large)
-        request = update_expression.deciding_attempt(
-            stored, operations, changes, operation.id, now, self._compress_over
-        )
+        request = update_expression.deciding_attempt(stored, operations, changes, operation.id, now, self._values)
         return _Decision(request, changed, base)
 
     async def _replace(self, operation: Operation, record: Record, changes: Changes, now: int) -> Record | None:
@@ -663,9 +664,9 @@ class DynamoDBStore:
             if operation.id in operations:
                 return stored
             changed = changes.apply(stored)
-            item_format.check_readable(changed)
+            check_readable(changed)
             request = update_expression.replacement(
-                stored, operations, changed, changes, operation.id, now, self._compress_over
+                stored, operations, changed, changes, operation.id, now, self._values
             )
             failure = StoreUnavailable("the session is changed by too many at once")
             try:
@@ -803,7 +804,7 @@ class DynamoDBStore:
 
     async def _get(self, operation: Operation, session_id: str, now: int, *, consistent: bool) -> Record | Moved | None:
         found = await self._item(operation, session_id, consistent=consistent)
-        return None if found is None else item_format.from_item(session_id, found, now)
+        return None if found is None else item_format.from_item(session_id, found, now, self._values)
 
     async def _read(
         self, operation: Operation, session_id: str, now: int
@@ -812,7 +813,7 @@ class DynamoDBStore:
         found = await self._item(operation, session_id, consistent=True)
         if found is None:
             return None, frozenset()
-        return item_format.from_item(session_id, found, now), item_format.operations(found)
+        return item_format.from_item(session_id, found, now, self._values), item_format.operations(found)
 
     async def _item(self, operation: Operation, session_id: str, *, consistent: bool) -> dict[str, Any] | None:
         """Return a session's item; None: there is none. Raises StoreUnavailable if the answer is of something else."""

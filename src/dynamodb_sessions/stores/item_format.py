@@ -1,9 +1,9 @@
 """Records to and from DynamoDB items, in the low-level JSON that every client takes.
 
-An item holds `session_id` (S, the key), `user_data` (M of S, or of B where a value is compressed with zlib),
-`created_at`, `ttl` and `version` (N), `born` (S), and sometimes `max_age` (N), `ops` (SS) and what a login leaves:
-`owner`, `handle`, `label` (S) and `authenticated_at` (N). An older layout has `user_data` as one JSON string and no
-version: it is read as version 0, and rewritten as a map by its next change.
+An item holds `session_id` (S, the key), `user_data` (M of S, or of B where a value is compressed or encrypted: see
+`value_format.py`), `created_at`, `ttl` and `version` (N), `born` (S), and sometimes `max_age` (N), `ops` (SS) and what
+a login leaves: `owner`, `handle`, `label` (S) and `authenticated_at` (N). An older layout has `user_data` as one JSON
+string and no version: it is read as version 0, and rewritten as a map by its next change.
 
 Three kinds of items are no sessions. A marker says where a session has moved: `moved_to` (S) and `ttl`. A tombstone
 makes sure that nothing is created under an id by attempts that are known, and that no process moves a session there out
@@ -13,27 +13,19 @@ says when all the sessions of an owner were last ended: `revoked_at` (N) and `tt
 so that every condition of a write to a session refuses it.
 """
 
-import base64
-import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dynamodb_sessions.codec import decode, encode_items
-from dynamodb_sessions.exceptions import CorruptRecord, SessionTooLarge, UnserializableValue
-from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Moved, Record, numbers_of, texts_of
+from dynamodb_sessions.exceptions import CorruptRecord, UnserializableValue
+from dynamodb_sessions.stores.contract import Moved, Record, numbers_of, texts_of
 from dynamodb_sessions.stores.table_schema import KEY, TTL
+from dynamodb_sessions.stores.value_format import PLAIN, ValueFormat
 
 MOVED_TO = "moved_to"
 MOVED_UNTIL = "moved_until"
 OPS = "ops"
 REVOKED_AT = "revoked_at"
-
-MAX_RATIO = 10
-"""How many times as long a value may be as what is stored of it, if it is stored without knowing all the others."""
-
-_MAX_UNPACKED = (MAX_RATIO + 2) * MAX_RECORD_SIZE
-"""Characters of one item, uncompressed, that are read. What has a higher ratio is only stored with known values."""
-
 
 _MALFORMED = (
     AttributeError,
@@ -54,61 +46,13 @@ def number(value: int) -> dict[str, str]:
     return {"N": str(value)}
 
 
-def pack(value: str, compress_over: int | None) -> dict[str, Any]:
-    """Return what holds a session's value: compressed if it has more characters than that, and takes less so."""
-    if compress_over is not None and len(value) > compress_over:
-        encoded = value.encode()
-        compressed = zlib.compress(encoded)
-        if len(compressed) < len(encoded):
-            return {"B": compressed}
-    return {"S": value}
+def user_data(record: Record, values: ValueFormat) -> dict[str, Any]:
+    return {"M": values.pack_all(record.id, record.data)}
 
 
-def unpack(attribute: Mapping[str, Any]) -> str:
-    """Return the value that is held. Raises KeyError, TypeError or ValueError if it is invalid."""
-    if "S" in attribute:
-        text: str = attribute["S"]
-        return text
-    held = attribute["B"]
-    inflating = zlib.decompressobj()
-    # A client may leave it as it came, in base64. And a few bytes may claim to be gigabytes.
-    try:
-        value = inflating.decompress(held if isinstance(held, bytes) else base64.b64decode(held), MAX_RECORD_SIZE)
-    except zlib.error:
-        raise ValueError("not compressed as it should be") from None
-    if not inflating.eof:
-        raise ValueError("cut off, or more than a session can hold")
-    return value.decode()
-
-
-def _unpack_all(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return all the values that are held. Raises what `unpack` raises, and soon, if they are too much together."""
-    values, left = {}, _MAX_UNPACKED
-    for name, attribute in attributes.items():
-        values[name] = value = unpack(attribute)
-        left -= len(value)
-        if left < 0:
-            raise ValueError("more than any session holds")
-    return values
-
-
-def check_readable(record: Record) -> None:
-    """Raise SessionTooLarge for what would be too much to be read again, however small it is compressed.
-
-    Each of several who change a session at once may add as much as fits into an item, so it may be more than that.
-    """
-    size, limit = sum(len(value) for value in record.data.values()), MAX_RATIO * MAX_RECORD_SIZE
-    if size > limit:
-        raise SessionTooLarge(size, limit, sorted(record.data, key=lambda key: -len(record.data[key]))[:3])
-
-
-def user_data(record: Record, compress_over: int | None = None) -> dict[str, Any]:
-    return {"M": {key: pack(value, compress_over) for key, value in record.data.items()}}
-
-
-def from_record(record: Record, compress_over: int | None = None) -> dict[str, Any]:
+def from_record(record: Record, values: ValueFormat = PLAIN) -> dict[str, Any]:
     made = key(record.id) | {
-        "user_data": user_data(record, compress_over),
+        "user_data": user_data(record, values),
         "created_at": number(record.created_at),
         TTL: number(record.expires_at),
         "version": number(record.version),
@@ -132,7 +76,7 @@ def tombstone(session_id: str, operations: Iterable[str], expires_at: int) -> di
     return key(session_id) | {OPS: {"SS": sorted(operations)}, TTL: number(expires_at)}
 
 
-def from_item(session_id: str, item: dict[str, Any], now: int) -> Record | Moved | None:
+def from_item(session_id: str, item: dict[str, Any], now: int, values: ValueFormat) -> Record | Moved | None:
     """Return what an item says now. Raises CorruptRecord if it is nothing that is ever stored here."""
     if not is_session(item):
         try:
@@ -140,7 +84,7 @@ def from_item(session_id: str, item: dict[str, Any], now: int) -> Record | Moved
             return Moved(item[MOVED_TO]["S"]) if is_live and MOVED_TO in item else None
         except _MALFORMED as error:
             raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None
-    record = to_record(session_id, item)
+    record = to_record(session_id, item, values)
     return record if record.expires_at > now else None
 
 
@@ -181,12 +125,12 @@ def revoked_at(item: Mapping[str, Any]) -> int:
         raise CorruptRecord(f"a stored item is not a revocation ({type(error).__name__})") from None
 
 
-def to_record(session_id: str, item: dict[str, Any]) -> Record:
+def to_record(session_id: str, item: dict[str, Any], values: ValueFormat) -> Record:
     """Return what an item says. Raises CorruptRecord if it is not a session."""
     try:
         stored = item["user_data"]
         if "M" in stored:
-            data = _unpack_all(stored["M"])
+            data = values.unpack_all(session_id, stored["M"])
         else:
             older = decode(stored["S"])
             if not isinstance(older, dict):

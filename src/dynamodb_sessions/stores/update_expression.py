@@ -15,6 +15,7 @@ from typing import Any
 
 from dynamodb_sessions.stores import item_format, table_schema
 from dynamodb_sessions.stores.contract import BURIED_SECONDS, MOVED_SECONDS, Changes, Record
+from dynamodb_sessions.stores.value_format import MAX_RATIO, ValueFormat
 
 OPERATION_SECONDS = 20 * 60
 """For how long an operation is kept in `ops`. No signature is valid that long: AWS refuses those of 15 minutes ago."""
@@ -131,18 +132,17 @@ class _Write:
             self.values[f":{name}"] = {"S": text}
             self.sets.append(f"#{name}=:{name}")
 
-    def entries(self, changes: Changes, compress_over: int | None) -> None:
+    def entries(self, changes: Changes, values: ValueFormat) -> None:
         """Set and remove the entries that changed, and no others."""
         if not (changes.set or changes.remove):
             return
         self.names["#d"], self.values[":map"] = "user_data", {"S": "M"}
         self.condition("attribute_type(#d,:map)")
         is_dense = False
-        for number, (key, value) in enumerate(changes.set.items()):
-            packed = item_format.pack(value, compress_over)
+        for number, (key, packed) in enumerate(values.pack_all(self._record.id, changes.set).items()):
             self.names[f"#s{number}"], self.values[f":s{number}"] = key, packed
             self.sets.append(f"#d.#s{number}=:s{number}")
-            is_dense = is_dense or ("B" in packed and len(value) > item_format.MAX_RATIO * len(packed["B"]))
+            is_dense = is_dense or ("B" in packed and len(changes.set[key]) > MAX_RATIO * len(packed["B"]))
         for number, key in enumerate(changes.remove):
             self.names[f"#r{number}"] = key
             self.removes.append(f"#d.#r{number}")
@@ -150,10 +150,10 @@ class _Write:
             # Many such values, stored by many at once, would fit into the item, and be too long to be read again.
             self.of_version(self._record.version)
 
-    def change(self, changes: Changes, compress_over: int | None) -> dict[str, Any]:
+    def change(self, changes: Changes, values: ValueFormat) -> dict[str, Any]:
         """Take in all that changed. Return the request."""
         self.expire(changes)
-        self.entries(changes, compress_over)
+        self.entries(changes, values)
         self.attributes(changes)
         self.raise_version()
         return self.request
@@ -227,13 +227,11 @@ def _as_read(stored: Record, operations: Iterable[str], operation_id: str, now: 
     return write
 
 
-def first_attempt(
-    record: Record, changes: Changes, operation_id: str, now: int, compress_over: int | None
-) -> dict[str, Any]:
+def first_attempt(record: Record, changes: Changes, operation_id: str, now: int, values: ValueFormat) -> dict[str, Any]:
     """Return the UpdateItem that changes only what changed."""
     write = _Write(record, now)
     write.unless_fenced(operation_id)
-    return write.change(changes, compress_over)
+    return write.change(changes, values)
 
 
 def deciding_attempt(
@@ -242,11 +240,11 @@ def deciding_attempt(
     changes: Changes,
     operation_id: str,
     now: int,
-    compress_over: int | None,
+    values: ValueFormat,
 ) -> dict[str, Any]:
     """Return the same, provided that nobody has changed what was just read: no other attempt of it can land then."""
     write = _as_read(stored, operations, operation_id, now)
-    return write.change(changes, compress_over)
+    return write.change(changes, values)
 
 
 def fence(
@@ -272,7 +270,7 @@ def replacement(
     changes: Changes,
     operation_id: str,
     now: int,
-    compress_over: int | None,
+    values: ValueFormat,
 ) -> dict[str, Any]:
     """Return the UpdateItem that writes the whole map, provided that nobody has changed what was just read."""
     write = _as_read(stored, operations, operation_id, now)
@@ -280,7 +278,7 @@ def replacement(
     write.values |= {
         # Older writers left fractions in it.
         ":c1": item_format.number(changed.created_at),
-        ":d": item_format.user_data(changed, compress_over),
+        ":d": item_format.user_data(changed, values),
     }
     write.sets += ["#c=:c1", "#d=:d"]
     write.expire_at(None if changes.expires_at is None else changed.expires_at)
@@ -357,10 +355,10 @@ def replacing(session_id: str, new_id: str, now: int) -> dict[str, Any]:
     }
 
 
-def creation(record: Record, operation_id: str, now: int, compress_over: int | None) -> dict[str, Any]:
+def creation(record: Record, operation_id: str, now: int, values: ValueFormat) -> dict[str, Any]:
     """Return the PutItem that stores a new session where there is none, and no tombstone of this operation."""
     return {
-        "Item": item_format.from_record(record, compress_over),
+        "Item": item_format.from_record(record, values),
         "ConditionExpression": (
             "attribute_not_exists(#id) OR #t<=:now OR (attribute_exists(#ops) AND attribute_not_exists(#d) "
             "AND attribute_not_exists(#moved) AND NOT contains(#ops,:op))"
