@@ -18,7 +18,9 @@ ROOT = Path(dynamodb_sessions.__file__).parent
 PACKAGE = ROOT.name
 
 FACES = frozenset(("__init__", "__main__", "middleware", "testing", "devices", "otel"))
-GROUND = frozenset(("settings", "exceptions", "events", "codec", "tagged_json", "identifiers", "clock", "forks"))
+GROUND = frozenset(
+    ("settings", "exceptions", "events", "codec", "tagged_json", "identifiers", "clock", "forks", "settled")
+)
 WINGS = {
     "web": {"session", "stores", "aws"},
     "session": {"stores", "aws"},

@@ -1,5 +1,6 @@
 """One HTTP suite over every store: what a browser and a handler see."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -761,6 +762,53 @@ async def test_a_save_is_finished_though_the_client_is_gone(store: SessionStore)
         with anyio.fail_after(10):
             await app(scope, receive, send)
         assert (await client.get("/look", headers={"cookie": cookie})).json() == {"a": 1, "heard": 1}
+
+
+class _Held(MemoryStore):
+    """A store that has done what it was asked to, and does not answer before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done, self.answers = anyio.Event(), anyio.Event()
+
+    async def _hold(self, result: Any) -> Any:
+        self.done.set()
+        await self.answers.wait()
+        return result
+
+    async def create(self, *args: Any, **options: Any) -> Any:
+        return await self._hold(await super().create(*args, **options))
+
+    async def rotate(self, *args: Any, **options: Any) -> Any:
+        return await self._hold(await super().rotate(*args, **options))
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("how", ["a new session", "a login"])
+async def test_a_save_that_its_task_is_cancelled_in_is_finished_and_known(how: str) -> None:
+    """`asyncio.timeout` and `Task.cancel` do not leave it half done: the browser hears of the id that is stored."""
+    store = _Held()
+    store.answers.set()
+
+    async def act(request: Request) -> None:
+        held(request)["n"] = 1
+        if how == "a login":
+            await held(request).save()
+            held(request).bind("acme/alice")
+        store.done, store.answers = anyio.Event(), anyio.Event()
+        task = asyncio.create_task(held(request).save())
+        await store.done.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        store.answers.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async with browser(an_app(store, act)) as client:
+        response = await client.get("/")
+        assert response.status_code == 200
+        (record,) = [each async for each in store.scan()]
+        assert f"{record.id}." in response.headers["Set-Cookie"]
 
 
 async def test_a_late_save_is_finished_though_the_request_is_cancelled(store: SessionStore) -> None:

@@ -23,13 +23,13 @@ from typing import Any
 from dynamodb_sessions import settings
 from dynamodb_sessions.agents import conversation_head
 from dynamodb_sessions.agents.conversation_head import Head, Lifetime
-from dynamodb_sessions.agents.settled import settled
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
 from dynamodb_sessions.clock import check_seconds, wall_clock
 from dynamodb_sessions.codec import decode, encode_item, is_text
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge, StoreUnavailable
 from dynamodb_sessions.identifiers import fingerprint
+from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores import item_format, table_schema, value_format
 from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, MAX_RECORD_SIZE, is_owner
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID

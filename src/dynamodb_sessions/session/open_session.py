@@ -15,6 +15,7 @@ from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import Action, Nothing, decide
 from dynamodb_sessions.session.session import Session, make_session, state_of
 from dynamodb_sessions.session.state import SessionState
+from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores.contract import OwnerStore, SessionStore
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class _Opened:
 
     async def save(self, session: Session) -> bool:
         """Store the changes now. False if the session was ended meanwhile, though nothing was changed."""
-        action, kept = await self._commit(session)
+        action, kept = await settled(self._commit(session))
         return kept and (not isinstance(action, Nothing) or await is_alive(self._store, state_of(session)))
 
     async def reload(self, session: Session) -> bool:
@@ -44,10 +45,12 @@ class _Opened:
 
     async def atomically(self, session: Session, change: Callable[[dict[str, Any]], T]) -> T:
         """Change what is stored now, and return what `change` returns."""
-        with anyio.CancelScope(shield=True):
+
+        async def work() -> T:
             async with self._turn:
-                result = await atomically(self._store, session, self.lifetimes, change)
-        return result
+                return await atomically(self._store, session, self.lifetimes, change)
+
+        return await settled(work())
 
     async def wait_ended(self, session: Session, every: float) -> None:
         """Return once the session has ended. Asks every so many seconds."""
@@ -55,7 +58,7 @@ class _Opened:
 
     async def close(self, session: Session) -> None:
         """Store the changes at the end. Raises SessionError if there are any, and the session was ended meanwhile."""
-        await self._commit(session)
+        await settled(self._commit(session))
         state = state_of(session)
         if state.is_ended and state.is_modified(session):
             name = fingerprint(state.id)
@@ -64,12 +67,10 @@ class _Opened:
     async def _commit(self, session: Session) -> tuple[Action, bool]:
         """Store what was done to the session. Return how, and False if it was ended meanwhile."""
         state = state_of(session)
-        with anyio.CancelScope(shield=True):
-            async with self._turn:
-                asked = state.asked.count
-                action = decide(session, self.lifetimes, clock.wall_clock())
-                kept = await commit(self._store, state, action, asked=asked)
-        return action, kept
+        async with self._turn:
+            asked = state.asked.count
+            action = decide(session, self.lifetimes, clock.wall_clock())
+            return action, await commit(self._store, state, action, asked=asked)
 
 
 @asynccontextmanager

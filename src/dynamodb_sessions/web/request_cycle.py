@@ -25,6 +25,7 @@ from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import Create, Delete, Nothing, Rotate, Touch, Update, decide
 from dynamodb_sessions.session.session import Session, assign, make_session, state_of
 from dynamodb_sessions.session.state import Response, SessionState, Use
+from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores.contract import OwnerStore, Record
 from dynamodb_sessions.stores.observed_store import ObservedStore
 from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie, SessionHeader
@@ -376,17 +377,22 @@ class RequestCycle:
 
     async def atomically(self, session: Session, change: Callable[[dict[str, Any]], T]) -> T:
         """Change what is stored now, and return what `change` returns. A new session must reach its browser."""
+        setup = self._setup
         turn = await self._take_turn()
         try:
             self._take_assigned(session)
             state = state_of(session)
             if state.record is None and state.is_late:
                 raise SessionError("the response has started, so a new session cannot be given to the browser")
-            with anyio.CancelScope(shield=True), self._setup.commits:
-                result = await atomically(self._setup.store, session, self._setup.lifetimes, change)
-            if state.record is not None:
-                self._note_cookie(state, clock.wall_clock())
-            return result
+
+            async def work() -> T:
+                result = await atomically(setup.store, session, setup.lifetimes, change)
+                if state.record is not None:
+                    self._note_cookie(state, clock.wall_clock())
+                return result
+
+            with setup.commits:
+                return await settled(work())
         finally:
             turn.release()
 
@@ -477,9 +483,8 @@ class RequestCycle:
                 self._touch.raise_failure()
                 if self._touch.progress is Progress.MADE and not state.is_late:
                     return not state.is_ended
-            with anyio.CancelScope(shield=True), self._setup.commits:
-                kept = await self._store(state, action, now, asked)
-            return kept  # noqa: RET504 - a cancel scope may end without one, for all a type checker knows
+            with self._setup.commits:
+                return await settled(self._store(state, action, now, asked))
         finally:
             turn.release()
 
@@ -538,8 +543,8 @@ class RequestCycle:
             return
         from dynamodb_sessions.session.owner_limit import limit_owner  # noqa: PLC0415 - of no use to most
 
-        with anyio.CancelScope(shield=True), self._setup.commits:
-            await limit_owner(self._setup.store, owners, bound, maximum)
+        with self._setup.commits:
+            await settled(limit_owner(self._setup.store, owners, bound, maximum))
 
 
 def _is_outage(error: BaseException) -> bool:
