@@ -207,14 +207,26 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return stopped
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what cannot be: the transports without threads are asyncio's."""
+PASSED = "TESTS_PASSED"
+"""The variable with the name of a file in which a run notes the tests that have passed."""
+
+PASSED_BEFORE = "TESTS_PASSED_BEFORE"
+"""The variable with the name of such a file: what has passed in the same environment is not run again."""
+
+_passed: list[str] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot be: the transports without threads are asyncio's. And what has passed before."""
+    before = os.environ.get(PASSED_BEFORE)
+    passed = frozenset(Path(before).read_text().splitlines()) if before else frozenset[str]()
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
 
     def is_possible(item: pytest.Item) -> bool:
         kinds = set(re.split(r"[-\[\]]", item.name))
         return "trio" not in kinds or kinds.isdisjoint(("async", aiobotocore_clients.KIND))
 
-    items[:] = [item for item in items if is_possible(item)]
+    items[:] = [item for item in items if is_possible(item) and item.nodeid not in passed]
 
 
 def pytest_report_header() -> str:
@@ -223,10 +235,18 @@ def pytest_report_header() -> str:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        _passed.append(report.nodeid)
     if report.skipped:
         _skipped_for_want_of.update(
             wanted for wanted in (ENGINE, BROWSER, TERRAFORM, HISTORY) if wanted.missing in str(report.longrepr)
         )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    noted = os.environ.get(PASSED)
+    if noted and not hasattr(session.config, "workerinput"):  # Workers of pytest-xdist report to the one that writes.
+        Path(noted).write_text("\n".join(_passed))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
