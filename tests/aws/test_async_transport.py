@@ -288,6 +288,33 @@ def test_credentials_are_looked_for_once_however_many_want_them(
     assert len(looked) == 1
 
 
+async def test_who_waits_for_credentials_that_hang_keeps_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_end = threading.Event()
+    hanging = DynamoDBStore("sessions", endpoint_url="http://127.0.0.1:9", client="async", timeout=0.1)
+    monkeypatch.setattr(boto3.Session, "get_credentials", lambda _: may_end.wait(30))
+    monkeypatch.setattr(circuit_breaker, "FAILURES", 1000)
+    failures: list[StoreUnavailable] = []
+    before = threading.active_count()
+
+    async def load() -> None:
+        with pytest.raises(StoreUnavailable) as raised:
+            await hanging.load(new_id(), now=NOW)
+        failures.append(raised.value)
+
+    try:
+        for _ in range(3):
+            async with asyncio.TaskGroup() as group:
+                for _ in range(30):
+                    group.create_task(load())
+            await asyncio.sleep(0.2)
+        assert threading.active_count() < before + 60, "as many as there were at once, and not one for each call"
+    finally:
+        may_end.set()
+    assert len(failures) == 90
+
+
 async def test_credentials_that_do_not_come_are_an_outage(
     store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

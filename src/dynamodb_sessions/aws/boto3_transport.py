@@ -15,7 +15,7 @@ from dynamodb_sessions.aws.errors import Refused, blames_credentials, reason, tr
 from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, TurnTakingLock, in_thread
 from dynamodb_sessions.aws.total_deadline import reads_end_by
-from dynamodb_sessions.exceptions import ConfigurationError, outage
+from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable, outage
 from dynamodb_sessions.forks import tell_of_forks
 
 _RENEWAL_SECONDS = 1.0
@@ -120,14 +120,22 @@ class Boto3Transport:
             client.close()
 
     def credentials(self) -> Any:
-        """Look for the credentials, once: what boto3 has found. None: none, and the next call looks again."""
-        with self._lock:
+        """Look for the credentials, once: what boto3 has found. None: none, and the next call looks again.
+
+        Raises StoreUnavailable if somebody else looks for them all the time: there may be a process that hangs, and
+        those who wait for it are not to fill the pool of threads.
+        """
+        if not self._lock.acquire(timeout=self.timeout):
+            raise StoreUnavailable("the credentials take too long to be found")
+        try:
             if self._session is None:
                 self._session = self._new_session()
             found = self._session.get_credentials()
             if found is None:
                 self._client = self._session = None
             return found
+        finally:
+            self._lock.release()
 
     def forget_credentials(self) -> bool:
         """Have the next call look for credentials again, in place of refused ones. False if that was a moment ago."""
