@@ -1,7 +1,10 @@
 """The arena's ASGI app. Everything it knows about a player is in `request.session`.
 
-The session holds `player`, `browser`, `score` and, for each duel, `duel:<id>` and `answers:<id>`: keys of their own,
+The session holds `player`, `score` and, for each duel, `duel:<id>` and `answers:<id>`: keys of their own,
 because sessions are saved key by key. An answer that ends while a vote comes in does not undo the vote.
+
+Every session that is bound to the player's name is a device of theirs. There is no password: this is a game, and whoever
+says that they are Ada sees Ada's devices, and can end them.
 """
 
 import contextlib
@@ -22,9 +25,17 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, Session, session_of
-from examples.duel_arena import contenders, devices
+from dynamodb_sessions import (
+    ConfigurationError,
+    DynamoDBSessionMiddleware,
+    DynamoDBStore,
+    Session,
+    devices,
+    session_of,
+)
+from examples.duel_arena import contenders
 from examples.duel_arena.bodies import json_body, line_of_text
+from examples.duel_arena.browsers import browser_of
 from examples.duel_arena.calls import CountCalls, late_calls, watch
 
 STATIC = Path(__file__).parent / "static"
@@ -128,9 +139,8 @@ class Arena:
         name = line_of_text(await json_body(request), "name", "Your name", MAX_NAME)
         session = session_of(request)
         session.clear()
-        browser = devices.browser_of(request.headers.get("user-agent", ""))
-        session.update(player=name, browser=browser, score=dict.fromkeys(contenders.CONTENDERS, 0))
-        session.bind(name)
+        session.update(player=name, score=dict.fromkeys(contenders.CONTENDERS, 0))
+        session.bind(name, label=browser_of(request.headers.get("user-agent", "")))
         return JSONResponse(_state(session))
 
     async def sign_out(self, request: Request) -> Response:
@@ -146,27 +156,20 @@ class Arena:
         return JSONResponse(_state(session))
 
     async def devices(self, request: Request) -> Response:
-        return await self._show_devices(_player(request))
+        return await _show_devices(_player(request))
 
     async def end_device(self, request: Request) -> Response:
         body = await json_body(request)
         session = _player(request)
-        if body.get("device") == session.info.fingerprint:
-            raise HTTPException(409, "This is where you are: sign out instead.")
-        if not await devices.end(session, body.get("device")):
+        if not await devices.end(session, body.get("device", "")):
             raise HTTPException(404, "That device is signed out already.")
-        return await self._show_devices(session)
+        return await _show_devices(session)
 
     async def end_others(self, request: Request) -> Response:
         await json_body(request)
         session = _player(request)
-        info = session.info
-        await info.store.revoke_owner(session["player"], keep=info.id)
-        return await self._show_devices(session)
-
-    async def _show_devices(self, session: Session) -> Response:
-        shown = await devices.all_of(session, MAX_AGE)
-        return JSONResponse({"player": session["player"], "devices": shown})
+        await devices.end_others(session)
+        return await _show_devices(session)
 
     async def start(self, request: Request) -> Response:
         body = await json_body(request)
@@ -244,6 +247,27 @@ def _duel(request: Request) -> tuple[Session, str]:
     if f"duel:{name}" not in session:
         raise HTTPException(404, "This duel is not in your session any more.")
     return session, name
+
+
+async def _show_devices(session: Session) -> Response:
+    """Tell of the player's devices, this one first. Who has just ended this one is a player no more."""
+    shown = await devices.of(session) if "player" in session else []
+    now = int(time.time())
+    return JSONResponse(
+        {
+            "player": session.get("player"),
+            "devices": [
+                {
+                    "handle": device.handle,
+                    "browser": device.label,
+                    "since": device.created_at,
+                    "idle": 0 if device.is_current else max(0, now - (device.last_seen or device.created_at)),
+                    "here": device.is_current,
+                }
+                for device in sorted(shown, key=lambda device: not device.is_current)
+            ],
+        }
+    )
 
 
 def _state(session: Session) -> dict[str, Any]:

@@ -563,7 +563,7 @@ def test_ending_all_others_signs_the_other_browser_out_before_its_users_eyes(
     stranger = enter(new_context(), arena, "Eve")
     for page in (one, other):
         expect(devices(page)).to_have_count(2)
-        expect(devices(page).last).to_contain_text(re.compile(r"Chrome on \w+\s*Active now\s*[0-9a-f]{8} since "))
+        expect(devices(page).last).to_contain_text(re.compile(r"Chrome on \w+\s*Active now\s*[0-9a-f]{16} since "))
 
     one.get_by_role("button", name="End all others").click()
     expect(devices(one)).to_have_count(1)
@@ -579,6 +579,22 @@ def test_ending_all_others_signs_the_other_browser_out_before_its_users_eyes(
     other.get_by_role("button", name="Enter the arena").click()
     expect(devices(one)).to_have_count(2)
     expect(other.get_by_role("alert")).to_be_hidden()
+
+
+def test_each_browser_sees_both_devices_and_one_ends_the_other(
+    new_context: Callable[[], BrowserContext], arena: str
+) -> None:
+    one, other = enter(new_context(), arena), enter(new_context(), arena)
+    for page in (one, other):
+        expect(devices(page)).to_have_count(2)
+        expect(devices(page).first).to_contain_text("here")
+        expect(devices(page).last.get_by_role("button", name="End")).to_be_visible()
+    handles = [sorted(devices(page).locator(".mono").all_inner_texts()) for page in (one, other)]
+    assert handles[0] == handles[1]
+    devices(one).last.get_by_role("button", name="End").click()
+    expect(devices(one)).to_have_count(1)
+    expect(other.get_by_role("alert")).to_contain_text("You were signed out.")
+    expect(one.locator("#player")).to_have_text("Ada")
 
 
 def test_one_device_is_ended_and_the_others_stay(new_context: Callable[[], BrowserContext], arena: str) -> None:
@@ -597,11 +613,14 @@ def test_two_tabs_of_one_browser_follow_each_other(context: BrowserContext, aren
     other = context.new_page()
     other.goto(arena)
     expect(devices(other)).to_have_count(1)
-    before = devices(other).locator(".mono").inner_text()
+    handle = devices(other).locator(".mono").inner_text()
+    fingerprint = one.locator("#fingerprint")
+    before = fingerprint.inner_text()
     one.get_by_role("button", name="New id").click()
-    name = one.locator("#fingerprint")
-    expect(name).not_to_have_text(before)
-    expect(devices(other).first).to_contain_text(name.inner_text())
+    expect(fingerprint).not_to_have_text(before)
+    with other.expect_response("**/api/devices"):
+        """Once it has looked again, too."""
+    expect(devices(other)).to_have_text([re.compile(handle)])
     expect(other.get_by_role("alert")).to_be_hidden()
     one.evaluate(
         """() => fetch("/api/sign-in", {

@@ -22,8 +22,8 @@ from dynamodb_sessions import DynamoDBStore
 from examples.duel_arena import contenders
 from examples.duel_arena.__main__ import main, secret_key
 from examples.duel_arena.app import MAX_DEVICES, MAX_DUELS, STATIC, TOUCH_AFTER, create_app
+from examples.duel_arena.browsers import browser_of
 from examples.duel_arena.calls import HEADER
-from examples.duel_arena.devices import browser_of
 from tests.conftest import KEY
 
 ROOT = Path(__file__).parent.parent.parent
@@ -199,19 +199,27 @@ async def devices_of(browser: httpx.AsyncClient) -> list[dict[str, Any]]:
     return devices
 
 
+async def handle_of(browser: httpx.AsyncClient) -> str:
+    (handle,) = [str(device["handle"]) for device in await devices_of(browser) if device["here"]]
+    return handle
+
+
 async def test_a_player_sees_every_device_and_this_one_first(arena: Arena) -> None:
     async with signed_in(arena, "Ada", "Eve", "Ada") as (laptop, stranger, phone):
         await post(phone, "/sign-in", name="Ada")  # The same device, in the place of its former self.
         shown = await get(phone, "/devices")
         assert shown["player"] == "Ada"
         this, other = shown["devices"]
-        assert this["id"] == (await get(phone, "/panel"))["session"]
-        assert other["id"] == (await get(laptop, "/panel"))["session"]
+        assert [device["here"] for device in (this, other)] == [True, False]
+        assert [this["handle"], other["handle"]] == [await handle_of(phone), await handle_of(laptop)]
         assert abs(time.time() - other["since"]) < 60
         assert this["browser"] == browser_of(phone.headers["User-Agent"])
         text = json.dumps(shown)
         assert all(session_id(browser) not in text for browser in (laptop, stranger, phone))
         assert len(await devices_of(stranger)) == 1
+
+        await post(phone, "/new-id")
+        assert await handle_of(phone) == this["handle"], "a new id is the same device"
 
 
 async def test_a_device_was_last_seen_when_it_last_asked(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +239,7 @@ async def test_a_device_was_last_seen_when_it_last_asked(arena: Arena, monkeypat
 async def test_ending_all_others_signs_them_out_on_their_very_next_request(arena: Arena) -> None:
     async with signed_in(arena, "Ada", "Ada", "Eve", "Ada") as (one, other, stranger, another):
         left = (await post(one, "/devices/end-others")).json()["devices"]
-        assert [device["id"] for device in left] == [(await get(one, "/panel"))["session"]]
+        assert [device["handle"] for device in left] == [await handle_of(one)]
         for ended in (other, another):
             assert (await get(ended, "/arena"))["player"] is None
         assert (await get(one, "/arena"))["player"] == "Ada"
@@ -241,21 +249,28 @@ async def test_ending_all_others_signs_them_out_on_their_very_next_request(arena
 
 async def test_one_device_can_be_ended(arena: Arena) -> None:
     async with signed_in(arena, "Ada", "Ada", "Ada") as (one, other, another):
-        device = (await get(other, "/panel"))["session"]
+        device = await handle_of(other)
         left = (await post(one, "/devices/end", device=device)).json()["devices"]
         assert len(left) == 2
         assert [(await get(browser, "/arena"))["player"] for browser in (one, other, another)] == ["Ada", None, "Ada"]
         assert (await post(one, "/devices/end", device=device)).status_code == 404
 
 
-async def test_only_ones_own_other_devices_can_be_ended(arena: Arena) -> None:
+async def test_only_ones_own_devices_can_be_ended(arena: Arena) -> None:
     async with signed_in(arena, "Ada", "Eve") as (victim, stranger):
-        fingerprint = (await get(victim, "/panel"))["session"]
-        for device in (fingerprint, session_id(victim), "", None, [fingerprint], {"$ne": ""}):
+        handle, fingerprint = await handle_of(victim), (await get(victim, "/panel"))["session"]
+        for device in (handle, fingerprint, session_id(victim), "", None, [handle], {"$ne": ""}):
             assert (await post(stranger, "/devices/end", device=device)).status_code == 404
-        own = (await get(stranger, "/panel"))["session"]
-        assert (await post(stranger, "/devices/end", device=own)).status_code == 409
+        assert (await post(stranger, "/devices/end")).status_code == 404
         assert len(arena.items) == 2
+
+
+async def test_to_end_the_own_device_is_to_sign_out(arena: Arena) -> None:
+    async with signed_in(arena, "Ada", "Ada") as (one, other):
+        ended = await post(one, "/devices/end", device=await handle_of(one))
+        assert ended.json() == {"player": None, "devices": []}
+        assert "duel_arena" not in one.cookies
+        assert [(await get(browser, "/arena"))["player"] for browser in (one, other)] == [None, "Ada"]
 
 
 async def test_one_sign_in_too_many_ends_the_oldest(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -340,10 +340,10 @@ function showDevices(devices) {
   $("end-others").hidden = devices.length < 2;
   const list = $("devices");
   const rows = new Map([...list.children].map((row) => [row.dataset.device, row]));
-  const ids = new Set(devices.map(({ id }) => id));
-  for (const [id, row] of rows) if (!ids.has(id)) row.remove();
+  const handles = new Set(devices.map(({ handle }) => handle));
+  for (const [handle, row] of rows) if (!handles.has(handle)) row.remove();
   devices.forEach((device, place) => {
-    const row = rows.get(device.id) ?? deviceRow(device, place === 0);
+    const row = rows.get(device.handle) ?? deviceRow(device);
     if (list.children[place] !== row) list.insertBefore(row, list.children[place] ?? null);
     const active = device.idle <= ACTIVE;
     row.querySelector(".lamp").className = `lamp ${active ? "dynamodb" : ""}`;
@@ -351,22 +351,22 @@ function showDevices(devices) {
   });
 }
 
-function deviceRow({ id, browser, since }, isThis) {
+function deviceRow({ handle, browser, since, here }) {
   const row = element("li", "device");
-  row.dataset.device = id;
+  row.dataset.device = handle;
   const browserName = browser ?? "Some browser";
   const name = element("p", "device-name", browserName);
-  if (isThis) name.append(" ", element("span", "this", "here"));
+  if (here) name.append(" ", element("span", "this", "here"));
   const which = element("p", "quiet");
-  which.append(element("span", "mono", id), ` since ${clock(since)}`);
+  which.append(element("span", "mono", handle), ` since ${clock(since)}`);
   const text = element("div");
   text.append(name, element("p", "quiet seen"), which);
   row.append(element("span", "lamp"), text);
-  if (!isThis) {
+  if (!here) {
     const button = element("button", "button small", "End");
     button.type = "button";
-    button.setAttribute("aria-label", `End ${browserName}, session ${id}`);
-    button.onclick = () => attempt(() => end("/devices/end", { device: id }));
+    button.setAttribute("aria-label", `End ${browserName}, ${handle}`);
+    button.onclick = () => attempt(() => end("/devices/end", { device: handle }));
     row.append(button);
   }
   return row;
