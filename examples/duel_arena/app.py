@@ -3,8 +3,8 @@
 The session holds `player`, `score` and, for each duel, `duel:<id>` and `answers:<id>`: keys of their own,
 because sessions are saved key by key. An answer that ends while a vote comes in does not undo the vote.
 
-Every session that is bound to the player's name is a device of theirs. There is no password: this is a game, and whoever
-says that they are Ada sees Ada's devices, and can end them.
+Every session that is bound to the player's name is a device of theirs. There is no password: this is a game, and
+whoever says that they are Ada sees Ada's devices, and can end them.
 """
 
 import contextlib

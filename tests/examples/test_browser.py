@@ -29,7 +29,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore, Session
-from examples import sign_out_warning
+from examples import chat, sign_out_warning
 from examples.duel_arena.app import create_app
 from tests.conftest import BROWSER, CHROMIUM, KEY, Clock
 from tests.helpers.waiting import eventually
@@ -81,7 +81,7 @@ class Site:
 def run(app: ASGIApp, certificate: Path | None = None) -> Iterator[int]:
     """Run uvicorn on a free port of this machine."""
     options: dict[str, Any] = {"ssl_certfile": certificate, "timeout_graceful_shutdown": PATIENCE}
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="off", **options))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="websockets-sansio", lifespan="off", **options))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = Thread(target=server.run, args=([listener],))
         thread.start()
@@ -467,6 +467,71 @@ def test_a_page_warns_before_its_session_ends_and_lets_its_user_stay(
     pass_time(120)
     expect(warning).to_have_text("You are signed out.")
     expect(stay).to_be_hidden()
+
+
+# A websocket that closes when its session has ended.
+
+
+@pytest.fixture
+def chat_url(site: Site, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+    monkeypatch.setattr(chat, "EVERY", 0.1)
+    site.app = chat.app
+    return site.url("/")
+
+
+def join(page: Page, name: str) -> None:
+    page.get_by_label("Your name").fill(name)
+    with page.expect_websocket():
+        page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("main")).to_contain_text(f"You are {name}.")
+
+
+def say(page: Page, text: str, *, members: int) -> None:
+    eventually(lambda: len(chat.room) == members, patience=PATIENCE)
+    page.get_by_label("Message").fill(text)
+    page.get_by_role("button", name="Send").click()
+
+
+def test_a_chat_closes_where_its_user_is_signed_out(new_context: Callable[[], BrowserContext], chat_url: str) -> None:
+    one, other, stranger = (new_context().new_page() for _ in range(3))
+    for page, name in ((one, "Ada"), (other, "Ada"), (stranger, "Eve")):
+        page.goto(chat_url)
+        join(page, name)
+    say(other, "Hello, <b>all</b>.", members=3)
+    for page in (one, other, stranger):
+        expect(page.get_by_role("log")).to_have_text("Ada: Hello, <b>all</b>.")
+
+    one.get_by_role("button", name="Sign out everywhere else").click()
+    expect(other.get_by_role("alert")).to_have_text("You were signed out, so the chat has closed.")
+    expect(other.get_by_role("main")).to_be_hidden()
+    say(one, "Still here.", members=2)
+    for page in (one, stranger):
+        expect(page.get_by_role("log")).to_contain_text("Ada: Still here.")
+
+    join(other, "Ada")
+    expect(other.get_by_role("alert")).to_be_empty()
+    other.get_by_role("button", name="Sign out", exact=True).click()
+    expect(other.get_by_label("Your name")).to_be_visible()
+    expect(other.get_by_role("alert")).to_be_empty()
+    say(stranger, "Bye.", members=2)
+    expect(one.get_by_role("log")).to_contain_text("Eve: Bye.")
+
+
+def test_a_chat_goes_on_when_its_session_gets_a_new_id(context: BrowserContext, chat_url: str) -> None:
+    """As by another login in another tab: the websocket of the old id closes, and the page opens one anew."""
+    page = context.new_page()
+    page.goto(chat_url)
+    join(page, "Ada")
+    with page.expect_websocket():
+        page.evaluate(
+            """() => fetch("/sign-in", {
+                method: "POST", headers: {"Content-Type": "application/json"}, body: '{"name": "Ada"}'
+            })"""
+        )
+    say(page, "Still here.", members=1)
+    expect(page.get_by_role("log")).to_have_text("Ada: Still here.")
+    expect(page.get_by_role("alert")).to_be_empty()
 
 
 # A session without a cookie.
