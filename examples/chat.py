@@ -28,7 +28,9 @@ PAGE = """<!doctype html>
 <style>
   body { font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem; }
   :root { color-scheme: light dark; }
-  form { display: flex; gap: .5rem; margin: 1rem 0; }
+  [hidden] { display: none !important; }
+  form, #who { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; margin: 1rem 0; }
+  #who span { flex: 1; overflow-wrap: anywhere; }
   input { flex: 1; min-width: 0; }
   input, button { font: inherit; padding: .3rem .7rem; }
   #said { min-height: 12rem; padding: .7rem 1rem; border: 1px solid #8886; border-radius: .5rem; }
@@ -41,8 +43,8 @@ PAGE = """<!doctype html>
   <input id="name" aria-label="Your name" placeholder="Your name" maxlength="40" required><button>Sign in</button>
 </form>
 <main id="chat" hidden>
-  <p>You are <strong id="user"></strong>.
-    <button id="sign-out">Sign out</button> <button id="sign-out-others">Sign out everywhere else</button></p>
+  <div id="who"><span>You are <strong id="user"></strong>.</span>
+    <button id="sign-out">Sign out</button> <button id="sign-out-others">Sign out everywhere else</button></div>
   <div id="said" role="log"></div>
   <form id="say">
     <input id="text" aria-label="Message" placeholder="Message" maxlength="1000" autocomplete="off" required>

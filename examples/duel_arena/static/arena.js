@@ -357,10 +357,10 @@ function deviceRow({ handle, browser, since, here }) {
   const browserName = browser ?? "Some browser";
   const name = element("p", "device-name", browserName);
   if (here) name.append(" ", element("span", "this", "here"));
-  const which = element("p", "quiet");
+  const which = element("p", "quiet which");
   which.append(element("span", "mono", handle), ` since ${clock(since)}`);
   const text = element("div");
-  text.append(name, element("p", "quiet seen"), which);
+  text.append(name, element("p", "quiet seen"));
   row.append(element("span", "lamp"), text);
   if (!here) {
     const button = element("button", "button small", "End");
@@ -369,6 +369,7 @@ function deviceRow({ handle, browser, since, here }) {
     button.onclick = () => attempt(() => end("/devices/end", { device: handle }));
     row.append(button);
   }
+  row.append(which);
   return row;
 }
 
