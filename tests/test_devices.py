@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -90,6 +91,22 @@ async def test_all_others_are_ended_together(store: Any) -> None:
         None,
         "acme/bob",
     ]
+
+
+@pytest.mark.parametrize("ask", [Session.confirm_login, Session.regenerate, lambda session: session.bind("acme/alice")])
+async def test_a_new_id_that_is_not_saved_yet_is_this_device_still(ask: Callable[[Session], None], store: Any) -> None:
+    """As where a password is confirmed, and everybody else signed out, in one request."""
+    alice, other = await logged_in(store, "acme/alice"), await logged_in(store, "acme/alice")
+    await seen_by(alice, 2)
+
+    async def act(session: Session) -> Any:
+        ask(session)
+        return [await shown(session), await devices.end_others(session)]
+
+    seen, ended = await alice.do(act)
+    assert (sum(device["is_current"] for device in seen), ended) == (1, 1)
+    assert await alice.do(lambda session: session.info.owner) == "acme/alice"
+    assert await other.do(lambda session: session.info.owner) is None
 
 
 async def test_a_handle_moves_with_the_session(store: Any) -> None:

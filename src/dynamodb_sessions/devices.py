@@ -37,7 +37,7 @@ async def of(session: Session) -> list[Device]:
     StoreUnavailable.
     """
     store, owner = _owner_of(session)
-    current, backing = session.info.id, state_of(session).backing
+    current, backing = _stored_id(session), state_of(session).backing
     return [
         Device(
             _handle_of(record),
@@ -56,7 +56,7 @@ async def end(session: Session, handle: str) -> bool:
     On this session's own device it is a logout. Raises as `of` does.
     """
     store, owner = _owner_of(session)
-    current = session.info.id
+    current = _stored_id(session)
     for record in await _records(session, store, owner):
         if isinstance(handle, str) and hmac.compare_digest(
             _handle_of(record).encode(), handle.encode(errors="replace")
@@ -70,7 +70,7 @@ async def end(session: Session, handle: str) -> bool:
 async def end_others(session: Session) -> int:
     """Log the owner out everywhere else, at once. Return on how many devices. Raises as `of` does."""
     store, owner = _owner_of(session)
-    return await store.revoke_owner(owner, keep=session.info.id)
+    return await store.revoke_owner(owner, keep=_stored_id(session))
 
 
 def _owner_of(session: Session) -> tuple[OwnerStore, str]:
@@ -78,6 +78,12 @@ def _owner_of(session: Session) -> tuple[OwnerStore, str]:
     if info.owner is None:
         raise SessionError("this session is bound to nobody, so it has no devices: call bind() at the login")
     return info.store, info.owner
+
+
+def _stored_id(session: Session) -> str:
+    """Return the id that the session has in its store now. One that is only asked for is not stored yet."""
+    state = state_of(session)
+    return state.id if state.record is None or state.asked.clear else state.record.id
 
 
 async def _records(session: Session, store: OwnerStore, owner: str) -> list[Record]:
