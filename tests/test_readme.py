@@ -7,17 +7,21 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from dynamodb_sessions import DynamoDBSessionMiddleware, settings
 from dynamodb_sessions.agents import conversation
 from dynamodb_sessions.stores import table_schema
-from tests.conftest import KEY
+from dynamodb_sessions.testing import session_transaction
+from tests.conftest import KEY, Clock
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -118,6 +122,74 @@ def test_python_passes_pyright(typed_blocks: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
+    """Return a function that runs the block of a page that has this text in it, and returns its app."""
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+
+    def run(page: str, text: str) -> Any:
+        (block,) = [block for block in blocks(PROJECT / page) if text in block.text]
+        namespace = dict[str, Any](__name__="readme")
+        exec(compile(block.text, block.page, "exec"), namespace)
+        return namespace["app"]
+
+    return run
+
+
+def test_the_devices_are_listed_and_ended(run: Callable[[str, str], Any]) -> None:
+    app = run("README.md", "devices.end_others")
+    laptop, phone = (TestClient(app, headers={"user-agent": name}) for name in ("laptop", "phone"))
+    for client in (laptop, phone):
+        client.post("/login/alice")
+    shown = laptop.get("/devices").json()
+    assert [(device["label"], device["is_current"]) for device in shown] in (
+        [("phone", False), ("laptop", True)],
+        [("laptop", True), ("phone", False)],  # in the same second
+    )
+    (handle,) = [device["handle"] for device in shown if not device["is_current"]]
+    assert laptop.post(f"/devices/{handle}/end").json() is True
+    assert laptop.post(f"/devices/{handle}/end").json() is False
+    phone.post("/login/alice")
+    assert laptop.post("/password").json() == 1
+    assert len(laptop.get("/devices").json()) == 1
+
+
+def test_the_password_is_asked_for_again(run: Callable[[str, str], Any], clock: Clock) -> None:
+    client = TestClient(run("docs/recipes.md", "fresh_login"))
+    login = {"user": "alice", "password": "correct horse"}
+    assert client.delete("/account").status_code == 401
+    assert client.post("/confirm", json={"password": "correct horse"}).status_code == 401
+    assert client.post("/login", json=login | {"password": "wrong"}).status_code == 401
+    for _ in range(2):
+        assert client.post("/login", json=login).status_code == 200
+        assert client.delete("/account").json() == "Goodbye, acme/alice."
+    clock.now += 601
+    assert client.delete("/account").status_code == 403
+    assert client.post("/confirm", json={"password": "wrong"}).status_code == 403
+    assert client.delete("/account").status_code == 403
+    before = client.cookies["session_id"]
+    assert client.post("/confirm", json={"password": "correct horse"}).status_code == 200
+    assert client.cookies["session_id"] != before
+    assert client.delete("/account").status_code == 200
+
+
+def test_the_cart_counts(run: Callable[[str, str], Any]) -> None:
+    client = TestClient(run("README.md", "session.atomically"))
+    assert [client.post(f"/cart/{item}").json() for item in ("apple", "pear", "apple")] == [1, 2, 3]
+
+
+def test_the_websocket_echoes_to_who_is_logged_in(run: Callable[[str, str], Any]) -> None:
+    """That it closes, too, is shown by examples/chat.py: tests/examples/test_browser.py."""
+    client = TestClient(run("docs/recipes.md", "session.wait_ended"))
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/echo"):
+        """Nobody is logged in."""
+    with session_transaction(client) as session:
+        session.bind("acme/alice")
+    with client.websocket_connect("/echo") as websocket:
+        websocket.send_text("hello")
+        assert websocket.receive_text() == "hello"
+
+
 def test_the_first_python_block_is_the_minimal_example() -> None:
     first = next(block.text for block in blocks(*PAGES) if block.language == "python")
     assert (PROJECT / "examples" / "minimal.py").read_text() == first
@@ -126,7 +198,7 @@ def test_the_first_python_block_is_the_minimal_example() -> None:
 @of("javascript")
 def test_the_javascript_is_an_examples(block: Block) -> None:
     """Which a browser runs: tests/examples/test_browser.py."""
-    assert block.text in (PROJECT / "examples" / "sign_out_warning.py").read_text()
+    assert any(block.text in (PROJECT / "examples" / f"{name}.py").read_text() for name in ("sign_out_warning", "chat"))
 
 
 @of("bash", "console")

@@ -629,7 +629,9 @@ def test_ending_all_others_signs_the_other_browser_out_before_its_users_eyes(
     stranger = enter(new_context(), arena, "Eve")
     for page in (one, other):
         expect(devices(page)).to_have_count(2)
-        expect(devices(page).last).to_contain_text(re.compile(r"Chrome on \w+\s*Active now\s*(End)?\s*[0-9a-f]{16} since "))
+        expect(devices(page).last).to_contain_text(
+            re.compile(r"Chrome on \w+\s*Active now\s*(End)?\s*[0-9a-f]{16} since ")
+        )
 
     one.get_by_role("button", name="End all others").click()
     expect(devices(one)).to_have_count(1)

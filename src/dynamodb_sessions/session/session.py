@@ -28,9 +28,9 @@ class Session(dict[str, Any]):
     """The session of one request: a dict of JSON values, or its serializer's, which notes what is done to it.
 
     `Session()` is new, empty and kept nowhere. Besides a dict's it has Starlette's four names, the verbs `bind`,
-    `regenerate`, `set_max_age`, `save` and `reload`, and `info`: no other attribute, for a template prefers
-    those to keys of the same name. Every way into a dict is written out below, `in` and `len` included: each tells
-    that the session is used.
+    `confirm_login`, `regenerate`, `set_max_age`, `save`, `reload`, `atomically` and `wait_ended`, and `info`: no other
+    attribute, for a template prefers those to keys of the same name. Every way into a dict is written out below, `in`
+    and `len` included: each tells that the session is used.
     """
 
     __slots__ = ("__weakref__", "_state")
