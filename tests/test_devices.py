@@ -109,6 +109,7 @@ async def test_a_new_id_that_is_not_saved_yet_is_this_device_still(ask: Callable
     assert await other.do(lambda session: session.info.owner) is None
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_handle_moves_with_the_session(store: Any) -> None:
     alice = await logged_in(store, "acme/alice", "Firefox")
     before = await alice.do(shown)
