@@ -223,6 +223,27 @@ class TestSave:
         await cookie_after(app, "/ask", cookie)
         assert told == [True, False]
 
+    @pytest.mark.parametrize("verb", ["save", "reload", "atomically"])
+    async def test_what_it_has_saved_gives_no_cookie_if_the_session_has_another_id_since(
+        self, store: SessionStore, verb: str
+    ) -> None:
+        """The browser may have that of a login, which this response is not to take away."""
+
+        async def ask(request: Request) -> None:
+            session = held(request)
+            session["a"] = 2
+            assert await session.save()
+            await cookie_after(app, "/login", request.cookies["session_id"])
+            if verb == "atomically":
+                with pytest.raises(SessionError):
+                    await session.atomically(lambda content: content.update(a=3))
+            else:
+                assert not await getattr(session, verb)()
+
+        app = an_app(store, by_path(put=put(a=1), login=login, ask=ask))
+        old, _ = await cookie_after(app, "/put")
+        assert (await cookie_after(app, "/ask", old))[0] == old
+
     async def test_reload_reads_what_others_have_stored_and_forgets_what_is_not_saved(
         self, store: SessionStore
     ) -> None:

@@ -333,6 +333,8 @@ class RequestCycle:
             except _OUTAGE as error:
                 await self._refuse("saved", error)
                 return False
+        if state.is_ended:
+            self._set_cookie = None  # Not even one that an earlier save of this request was to send.
         state.response = _RESPONSE_STARTED
         looked_at = state.use is not _UNUSED
         if not failed:  # Else what it has dropped may still be saved.
@@ -476,8 +478,8 @@ class RequestCycle:
             asked = state.asked.count
             action = decide(session, self._setup.lifetimes, now, failed=failed, refresh=self._wants_cookie)
             if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
-                if asks and not await is_alive(self._setup.store, state):
-                    self._set_cookie = None  # As below.
+                if asks:
+                    await is_alive(self._setup.store, state)
                 return not state.is_ended
             if self._touch is not None and isinstance(action, Touch):
                 self._touch.raise_failure()
@@ -517,7 +519,6 @@ class RequestCycle:
                 return True
             action = Update(action.record, changes)
         if not await commit(self._setup.store, state, action, asked=asked):
-            self._set_cookie = None  # Not even one that an earlier save of this request was to send.
             return False
         if bound:
             self._bound = state.record
