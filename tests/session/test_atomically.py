@@ -94,6 +94,53 @@ async def test_what_was_saved_before_in_the_request_is_not_undone_by_its_end(sto
     assert await content(alice) == {"log": ["seen"]}
 
 
+async def test_what_it_leaves_under_a_key_is_not_undone_though_the_request_removed_that_key_before(
+    store: Any, new_store: Callable[..., SessionStore]
+) -> None:
+    """To remove what is not there is no change, so nothing of it is to be saved at the end."""
+    alice, elsewhere = Browser(store), Browser(new_store())
+    await alice.do(lambda session: session.update(other=1))
+    elsewhere.cookies = alice.cookies
+
+    async def act(session: Session) -> None:
+        session.pop("log", None)
+        await session.atomically(append("first"))
+        await elsewhere.do(lambda session: session.atomically(append("second")), "/elsewhere")
+
+    await alice.do(act)
+    assert await content(alice) == {"other": 1, "log": ["first", "second"]}
+
+
+async def test_a_key_that_the_request_has_written_is_saved_as_it_was_written(store: Any) -> None:
+    """Be it as it was."""
+    alice = Browser(store)
+    await alice.do(lambda session: session.update(log=[]))
+
+    async def act(session: Session) -> None:
+        session["log"] = []
+        await session.atomically(append("seen"))
+
+    await alice.do(act)
+    assert await content(alice) == {"log": []}
+
+
+async def test_a_logout_while_it_runs_is_not_filled_again(store: Any) -> None:
+    alice = Browser(store)
+    await alice.do(lambda session: session.update(log=[]))
+
+    async def act(session: Session) -> Any:
+        def change(stored: Content) -> None:
+            session.clear()  # As another task or thread may do it.
+            stored["theirs"] = 1
+
+        await session.atomically(change)
+        return dict(session)
+
+    assert await alice.do(act) == {}
+    assert not alice.cookies
+    assert [each async for each in store.scan()] == []
+
+
 async def test_a_new_session_is_created_by_it(store: Any) -> None:
     alice = Browser(store)
 
@@ -181,6 +228,18 @@ async def test_outside_requests_too_and_by_those_who_begin_at_once(store: Any) -
     async with open_session(store, "job-1") as session:
         assert sorted(session["log"]) == list(range(5))
         assert {f"seen-{number}" for number in range(5)} < session.keys()
+
+
+async def test_outside_requests_it_sees_what_was_begun_since_the_session_was_opened(store: Any) -> None:
+    """Though it would change nothing of an empty one."""
+    async with open_session(store, "job-1") as late:
+        async with open_session(store, "job-1") as early:
+            early["log"] = ["first"]
+        assert await late.atomically(lambda content: content["log"].pop() if content else None) == "first"
+        assert await late.atomically(lambda content: content["log"].pop() if content["log"] else None) is None
+    async with open_session(store, "job-2") as session:
+        assert await session.atomically(len) == 0
+    assert [each.id async for each in store.scan()] == ["job-1"]
 
 
 async def test_it_takes_no_async_function_and_needs_a_store(store: Any) -> None:

@@ -154,13 +154,16 @@ async def _begin(
     empty = Record(state.id, {}, now, expires_at, version=0, born=new_born())
     for _ in range(_JOINS):
         changes = decide(empty)
-        if changes is None:
+        if changes is not None:
+            fresh_id = None if state.fixed_id is not None else new_id
+            created = await store.create(changes.apply(empty), now=now, fresh_id=fresh_id)
+            if created is not None:
+                return created
+        elif state.fixed_id is None:  # Nobody else can have created it.
             return empty
-        new = changes.apply(empty)
-        created = await store.create(new, now=now, fresh_id=None if state.fixed_id is not None else new_id)
-        if created is not None:
-            return created
-        found = await store.load(new.id, now=now, consistency="strong")
+        found = await store.load(empty.id, now=now, consistency="strong")
+        if found is None and changes is None:
+            return empty
         stored = await store.exchange(found, decide, now=now) if found is not None else None
         if stored is not None:
             return stored

@@ -374,12 +374,15 @@ def take(session: Session, record: Record) -> None:
 def rebase(session: Session, record: Record) -> None:
     """Take a record for what is stored. What the session has changed, and not saved, stays as it is."""
     state = state_of(session)
+    if state.asked.clear:  # Meanwhile, by another task or thread: what is to end is not to be filled again.
+        state.rebase(record)
+        return
     content = record.content(state.serializer)
     ours = state.unsaved(session)
     known = {} if state.record is None else state.record.data
-    for key in [key for key in dict.keys(session) if key not in content and key not in ours]:
+    for key in [key for key in list(dict.keys(session)) if key not in content and key not in ours]:
         dict.__delitem__(session, key)
     for key, value in content.items():
         if key not in ours and record.data[key] != known.get(key):
             dict.__setitem__(session, key, value)
-    state.rebase(record)
+    state.rebase(record, ours)

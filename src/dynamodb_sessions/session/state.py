@@ -291,12 +291,19 @@ class SessionState:
         }
 
     def unsaved(self, content: dict[str, Any]) -> frozenset[str]:
-        """Return the keys of which a commit would store something, or fail to."""
+        """Return the keys of which a commit would store something, be it what they were, or fail to."""
         if self.record is None:
             return frozenset(dict.keys(content))
-        stored = self.record.data
-        suspects = [] if self.tracking is None else self.tracking.suspects(content)
-        changed = [key for key in suspects if not all_as_stored(content, [key], stored, self.serializer)]
+        stored, changed = self.record.data, list[str]()
+        if self.tracking is not None:
+            written = self.tracking.written
+            changed = [
+                key
+                for key in self.tracking.suspects(content)
+                # To remove what is not there is no change.
+                if dict.__contains__(content, key)
+                and (key in written or not all_as_stored(content, [key], stored, self.serializer))
+            ]
         return frozenset([*changed, *(key for key in stored if not dict.__contains__(content, key))])
 
     def is_modified(self, content: dict[str, Any]) -> bool:
@@ -340,12 +347,14 @@ class SessionState:
         self.stored_version = max(self.stored_version, record.version)
         self.tracking = None
 
-    def rebase(self, record: Record) -> None:
+    def rebase(self, record: Record, unsaved: frozenset[str] = _NO_KEYS) -> None:
         """Take a record for what is stored now, and leave unsaved what is."""
         self.record, self.stored_version, self.standing = record, record.version, _STORED
         self.presented_id = None
         if self.tracking is not None:
             self.tracking.settle(written=False)
+            # The others are what is stored: to store them once more would undo what others do meanwhile.
+            self.tracking.written.intersection_update(unsaved)
 
     def settle(self, record: Record | None, *, asked: int, version: int = 0) -> None:
         """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is.
