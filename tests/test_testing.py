@@ -463,6 +463,17 @@ class TestTheCookie:
                     secret = session.info.id
         assert secret not in str(raised.value)
 
+    async def test_a_client_that_sends_a_header_in_place_of_the_cookie_has_the_token_there(self, kind: str) -> None:
+        app = an_app(MemoryStore(), look, session_header="X-Session-Token")
+        async with visiting(kind, app, headers={"X-Session-Token": ""}) as visitor:
+            async with visitor.session() as session:
+                session["user"] = "alice"
+            assert (await visitor.get("/")).json() == {"user": "alice"}
+            assert not visitor.client.cookies
+            async with visitor.session() as session:
+                session.clear()
+            assert visitor.client.headers["X-Session-Token"] == ""
+
 
 class TestWhatOthersPay:
     def test_neither_client_is_imported_and_no_middleware_is_wrapped(self) -> None:

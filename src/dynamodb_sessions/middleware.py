@@ -89,6 +89,7 @@ class DynamoDBSessionMiddleware:
     ) -> None:
         self.app = app
         self._instead: Misconfigured | None = None
+        self.session_header: SessionHeader | None = None
         try:
             _check_store(store, fallback, max_sessions_per_owner)
             self._excluded = _checked_prefixes("exclude", exclude)
@@ -112,7 +113,8 @@ class DynamoDBSessionMiddleware:
                 domain=domain,
                 partitioned=partitioned,
             )
-            self._header = None if session_header is None else SessionHeader(keys, name=session_header)
+            if session_header is not None:
+                self.session_header = SessionHeader(keys, name=session_header)
             lifetimes = Lifetimes(max_age, absolute_max_age, touch_after)
             if store is None:
                 store = store_from_environment()
@@ -136,7 +138,7 @@ class DynamoDBSessionMiddleware:
             imports=imports,
             commits=Commits(),
         )
-        self._are_alike = not (self._excluded or self._untouched or self._header)
+        self._are_alike = not (self._excluded or self._untouched or self.session_header)
         """Whether all requests have the same setup."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,8 +160,8 @@ class DynamoDBSessionMiddleware:
         if _is_below(self._excluded, scope):
             return None
         setup = self.setup
-        if self._header is not None and self._header.is_in(scope["headers"]):
-            setup = setup._replace(carrier=self._header, imports=None)
+        if self.session_header is not None and self.session_header.is_in(scope["headers"]):
+            setup = setup._replace(carrier=self.session_header, imports=None)
         if _is_below(self._untouched, scope):
             setup = setup._replace(lifetimes=replace(setup.lifetimes, extends=False))
         return setup

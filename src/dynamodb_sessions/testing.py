@@ -72,7 +72,8 @@ def session_transaction(client: Any, *, path: str = "/") -> Any:
 
     Inside, it is the `Session` that an endpoint would get, with what the client's cookie says is stored. The client may
     make other requests meanwhile: they see what is stored, as requests at once do. Afterwards the client has the
-    cookie. If the block raises, nothing is stored but what `save()` stored before.
+    cookie; a client whose `headers` have the `session_header` has the token in it. If the block raises, nothing is
+    stored but what `save()` stored before.
 
     Raises SessionError if the session is not one of ours, if it was ended meanwhile, or if the client would not send
     the cookie back; StoreUnavailable; and what a commit raises, like UnserializableValue.
@@ -108,6 +109,8 @@ class _Transaction:
         self.has_succeeded = False
         """Whether the block has ended without an error."""
         self._session: Session | None = None
+        self._header: bytes | None = None
+        """What stands in the cookie's place, if the client sends it."""
         self._answer: Message | None = None
         """How our middleware has started the response."""
         self._status = 0
@@ -173,7 +176,9 @@ class _Transaction:
                 "the session was ended while the block ran, by a logout perhaps: its changes are dropped"
             )
         for name, value in self._answer["headers"]:
-            if name == b"set-cookie":
+            if name == self._header:
+                self._client.headers[name.decode()] = value.decode()
+            elif name == b"set-cookie":
                 self._check_cookie(value.decode("latin-1"))
                 return
 
@@ -219,6 +224,8 @@ class _Transaction:
             await send(message)
 
         self.met = _Met.OURS
+        if middleware.session_header is not None:
+            self._header = middleware.session_header.header
         below, middleware = middleware.app, copy.copy(middleware)
         middleware.app = functools.partial(self._stand_in, below)
         try:
