@@ -147,12 +147,14 @@ class Session(dict[str, Any]):
     async def atomically(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Change what is stored now, whoever else is changing it, and return what `change` returns.
 
-        `change(content)` gets the stored content as a dict of its own, without this request's unsaved changes, which
-        stay unsaved, and changes it in place. It must be quick and not async, and runs again if somebody else came
-        between. What it left is stored at once, so a failure of the request later does not undo it:
+        `change(content)` gets the stored content as a dict of its own, without this request's unsaved changes, and
+        changes it in place. Those stay unsaved: a key that the request has written itself is stored as it has written
+        it, at the end. It must be quick and not async, and runs again if somebody else came between. What it left is
+        stored at once, so a failure of the request later does not undo it:
         `await session.atomically(lambda content: content.setdefault("log", []).append("seen"))`.
-        Whatever it raises comes through, and nothing is stored. Raises SessionError if the session has ended, or while
-        a `clear()`, `regenerate()` or `bind()` is not saved; StoreUnavailable, UnserializableValue or SessionTooLarge.
+        Whatever it raises comes through, and nothing is stored. After it has begun a new session, the response must
+        succeed: only it tells the browser. Raises SessionError if the session has ended, or while a `clear()` or a new
+        id is not saved; StoreUnavailable, CorruptRecord, UnserializableValue or SessionTooLarge.
         """
         return await self._backing.atomically(self, change)
 
