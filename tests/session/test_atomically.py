@@ -6,8 +6,19 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from dynamodb_sessions import Session, SessionError, SessionStore, UnserializableValue, open_session
+from dynamodb_sessions import (
+    DynamoDBSessionMiddleware,
+    MemoryStore,
+    Session,
+    SessionError,
+    SessionStore,
+    UnserializableValue,
+    open_session,
+)
+from dynamodb_sessions.stores.contract import Record
+from tests.conftest import KEY, Clock
 from tests.helpers.browsing import Browser
 
 pytestmark = pytest.mark.anyio
@@ -240,6 +251,44 @@ async def test_outside_requests_it_sees_what_was_begun_since_the_session_was_ope
     async with open_session(store, "job-2") as session:
         assert await session.atomically(len) == 0
     assert [each.id async for each in store.scan()] == ["job-1"]
+
+
+async def test_it_is_a_use_of_the_session_though_nothing_changes(store: Any, clock: Clock) -> None:
+    alice = Browser(store)
+    await alice.do(lambda session: session.update(n=1))
+    clock.now += 1000
+    assert await alice.do(lambda session: session.atomically(len)) == 1
+    assert [each.expires_at async for each in store.scan()] == [clock.now + 3600]
+
+
+async def test_a_response_that_starts_while_it_runs_waits_for_the_cookie() -> None:
+    """Another task of a websocket begins the session."""
+    accepts = anyio.Event()
+    sent: list[Message] = []
+
+    class Slow(MemoryStore):
+        async def create(self, record: Record, **options: Any) -> Record | None:
+            await accepts.wait()
+            return await super().create(record, **options)
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(scope["session"].atomically, append("first"))
+            await anyio.wait_all_tasks_blocked()
+            accepts.set()
+            await send({"type": "websocket.accept"})
+
+    async def note(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    with anyio.fail_after(30):
+        await DynamoDBSessionMiddleware(app, KEY, store=Slow())(scope, receive, note)
+    (accepted,) = sent
+    assert b"set-cookie" in dict(accepted.get("headers", ()))
 
 
 async def test_it_takes_no_async_function_and_needs_a_store(store: Any) -> None:

@@ -156,7 +156,9 @@ class Session(dict[str, Any]):
         succeed: only it tells the browser. Raises SessionError if the session has ended, or while a `clear()` or a new
         id is not saved; StoreUnavailable, CorruptRecord, UnserializableValue or SessionTooLarge.
         """
-        return await self._backing.atomically(self, change)
+        backing = self._backing
+        self._state.mark_used()
+        return await backing.atomically(self, change)
 
     async def wait_ended(self, *, every: float = 30) -> None:
         """Return once the session has ended: by a logout or revocation elsewhere, by its expiry, or by a new id.

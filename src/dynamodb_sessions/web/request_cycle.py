@@ -425,7 +425,9 @@ class RequestCycle:
         return self._arrival.refresh and self._set_cookie is None
 
     def _may_commit(self, session: Session) -> bool:
-        """Whether a commit may have something to do: it decides."""
+        """Whether a commit may have something to do, be it to wait for one that another task has begun: it decides."""
+        if self._turn is not None and self._turn.locked():
+            return True
         state = state_of(session)
         if state.may_differ(session) or self._wants_cookie or self._scope.get("session") is not session:
             return True
