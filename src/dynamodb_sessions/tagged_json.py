@@ -64,7 +64,7 @@ class TaggedJSONSerializer:
     """Carries datetime, date, UUID, Decimal, bytes, set, frozenset and tuple besides JSON, nested as you like.
 
     It reads what `JSONSerializer` has written. A time zone comes back as its offset from UTC. NaN, infinity and other
-    types are refused; subclasses are stored as their base type.
+    types are refused; subclasses are stored as their base type. Of a datetime, `fold` is not kept.
     """
 
     __slots__ = ()

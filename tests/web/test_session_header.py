@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, MemoryStore
 from dynamodb_sessions.stores.contract import SessionStore
 from tests.conftest import KEY, Clock
-from tests.helpers.asgi import Counting, an_app, browser
+from tests.helpers.asgi import Counting, an_app, browser, held
 from tests.helpers.starlette_cookies import ALICE, OLD_KEY, of_starlette
 from tests.helpers.visitors import Site
 
@@ -196,6 +196,19 @@ async def test_a_websocket_carries_it_in_its_handshake() -> None:
         assert closed["reason"] == expected
         token = headers[name]
         assert b"set-cookie" not in headers
+
+
+async def test_no_cache_keeps_a_token_whatever_the_app_says() -> None:
+    """A shared cache would hand it to the next client that asks with an empty header."""
+
+    def act(request: Request) -> Response:
+        held(request)["a"] = 1
+        return Response(headers={"Cache-Control": "public, max-age=60"})
+
+    async with browser(an_app(MemoryStore(), act, session_header=HEADER)) as client:
+        response = await client.get("/", headers={HEADER: ""})
+    assert response.headers[HEADER]
+    assert response.headers.get_list("Cache-Control") == ["no-store"]
 
 
 async def test_other_origins_read_it_where_cors_lets_them() -> None:

@@ -14,7 +14,7 @@ def add_headers(message: Message, *, vary: bytes | None, told: Sequence[tuple[by
     """Add what a session wants to the headers that a message starts a response with.
 
     `vary`: what the response depends on: the cookie, for example. `told`: the headers that tell the client which
-    session it has. A response that has any is not to be stored, unless the app says how.
+    session it has. A response that has any is not to be stored; with a cookie alone, unless the app says how.
     """
     headers = message["headers"] = list(message.get("headers", ()))
     names = [name.lower() for name, _ in headers]
@@ -25,8 +25,12 @@ def add_headers(message: Message, *, vary: bytes | None, told: Sequence[tuple[by
             headers.append((b"vary", vary))
     if told:
         headers.extend([(name, value.encode("latin-1")) for name, value in told])
-        if b"cache-control" not in names:
-            headers.append((b"cache-control", b"no-store"))
+        # A shared cache knows that a cookie is nobody else's. A token in another header it would hand on.
+        if told[0][0] != b"set-cookie":
+            headers[:] = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
+        elif b"cache-control" in names:
+            return
+        headers.append((b"cache-control", b"no-store"))
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
