@@ -18,12 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import settings
 from dynamodb_sessions.codec import Serializer, checked_serializer
-from dynamodb_sessions.events import OnEvent, check_on_event
+from dynamodb_sessions.events import Observer, OnEvent, check_on_event
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.stores.contract import OwnerStore, ProbedStore, SessionStore
 from dynamodb_sessions.stores.memory import MemoryStore
-from dynamodb_sessions.stores.observed_store import ObservedStore
+from dynamodb_sessions.stores.observed_store import ObservedOwnerStore, observed
 from dynamodb_sessions.web.cookie import SessionCookie, SessionHeader
 from dynamodb_sessions.web.misconfigured import Misconfigured, is_built_for_a_message
 from dynamodb_sessions.web.request_cycle import Commits, RequestCycle, Setup
@@ -123,15 +123,18 @@ class DynamoDBSessionMiddleware:
                 raise
             self._instead = Misconfigured(error)
             return
-        fallback_store = None if isinstance(store, MemoryStore) else _fallback_of(store, fallback)
+        fallback_store = None if isinstance(store, MemoryStore) else _fallback_of(store, fallback, on_event)
         self.store: SessionStore = fallback_store or store
+        kept = observed(self.store, on_event)
+        if on_event is not None:
+            _tell_of_refused(kept.observer, cookie, self._header, imports)
         self.setup = Setup(
             cookie=cookie,
             carrier=cookie,
             vary=b"Cookie" if session_header is None else f"Cookie, {session_header}".encode(),
             lifetimes=lifetimes,
-            store=ObservedStore(self.store, on_event),
-            owners=self.store if isinstance(self.store, OwnerStore) else None,
+            store=kept,
+            owners=kept if isinstance(kept, ObservedOwnerStore) else None,
             serializer=serializer,
             max_sessions_per_owner=max_sessions_per_owner,
             fallback=fallback_store,
@@ -251,12 +254,22 @@ def store_from_environment() -> "DynamoDBStore | MemoryStore":
     return DynamoDBStore()
 
 
-def _fallback_of(store: SessionStore, fallback: str) -> "FallbackStore | None":
+def _fallback_of(store: SessionStore, fallback: str, on_event: OnEvent | None) -> "FallbackStore | None":
     from dynamodb_sessions.stores.fallback import FallbackStore  # noqa: PLC0415 - of no use to sessions in memory
 
     if isinstance(store, ProbedStore):
-        return FallbackStore(store, MemoryStore() if fallback == "memory" else None)
+        return FallbackStore(store, MemoryStore() if fallback == "memory" else None, on_event=on_event)
     return store if isinstance(store, FallbackStore) else None
+
+
+def _tell_of_refused(
+    observer: Observer, cookie: SessionCookie, header: SessionHeader | None, imports: "StarletteCookie | None"
+) -> None:
+    """Have it told if the cookie or token of a request does not verify."""
+    if imports is None or imports.name != cookie.name:  # Else Starlette's own cookies would be told, too.
+        cookie.on_refused = observer.refused
+    if header is not None:
+        header.on_refused = observer.refused
 
 
 async def _no_app(*_: object) -> None:

@@ -37,7 +37,15 @@ from dynamodb_sessions import (
     StoreUnavailable,
     open_session,
 )
-from dynamodb_sessions.aws.errors import ConditionFailed, ItemTooLarge, OutcomeUnknown, Refused, Unreachable, translate
+from dynamodb_sessions.aws.errors import (
+    ConditionFailed,
+    ItemTooLarge,
+    OutcomeUnknown,
+    Refused,
+    Throttled,
+    Unreachable,
+    translate,
+)
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import table_schema
@@ -788,10 +796,10 @@ def client_error(code: str, message: str = "", reasons: list[dict[str, str]] | N
         (client_error("ResourceNotFoundException"), ConfigurationError),
         (client_error("AccessDeniedException"), ConfigurationError),
         (client_error("ExpiredTokenException"), ConfigurationError),
-        (client_error("ProvisionedThroughputExceededException"), Refused),
-        (client_error("ThrottlingException"), Refused),
-        (client_error("RequestLimitExceeded"), Refused),
-        (client_error("TransactionCanceledException", "", [{"Code": "ThrottlingError"}, {"Code": "None"}]), Refused),
+        (client_error("ProvisionedThroughputExceededException"), Throttled),
+        (client_error("ThrottlingException"), Throttled),
+        (client_error("RequestLimitExceeded"), Throttled),
+        (client_error("TransactionCanceledException", "", [{"Code": "ThrottlingError"}, {"Code": "None"}]), Throttled),
         (client_error("InternalServerError"), OutcomeUnknown),
         (client_error(""), OutcomeUnknown),
         (ParamValidationError(report="the secret"), ConfigurationError),

@@ -27,6 +27,7 @@ from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
 from dynamodb_sessions.clock import check_seconds, wall_clock
 from dynamodb_sessions.codec import decode, encode_item, is_text
+from dynamodb_sessions.events import Observer, OnEvent, check_on_event, done, found_or_absent
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge, StoreUnavailable
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.settled import settled
@@ -82,7 +83,8 @@ class DynamoDBConversation:
     they are removed. `owner` is who `of_owner` lists the conversation for. `session_settings` is the SDK's, whose
     `limit` is how many messages `get_items` gives by default. `client`, `region_name`, `endpoint_url` and
     `create_table` are DynamoDBStore's, and DYNAMODB_ENDPOINT_URL counts as for that; objects with the same ones share
-    their connections.
+    their connections. `on_event` is called with a SessionEvent after each call of a method, and after each page of what
+    yields many.
 
     Its methods raise StoreUnavailable, ConfigurationError, UnserializableValue or SessionTooLarge, the last two before
     anything is stored. The constructor raises ConfigurationError. A write that is cancelled ends first.
@@ -102,20 +104,26 @@ class DynamoDBConversation:
         owner: str | None = None,
         create_table: bool = False,
         session_settings: SessionSettings | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         if not is_text(session_id, max_size=_MAX_ID_SIZE):
             raise ConfigurationError(f"a conversation's id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
         if owner is not None and not is_owner(owner):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
         check_seconds("ttl_seconds", ttl_seconds)
+        check_on_event(on_event)
         self.session_id = session_id
         self.session_settings = session_settings or SessionSettings()
         self._ttl_seconds = ttl_seconds
         self._owner = owner
         self._calls = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        self._observer = Observer(on_event, self._calls, subject="conversation")
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
         """Return the latest `limit` messages, or all, in the order they were added: no more than these are read."""
+        return await self._observer.observed("get_items", self.session_id, self._get(limit), done)
+
+    async def _get(self, limit: int | None) -> list[Any]:
         limit = resolve_session_limit(limit, self.session_settings)
         found = [message.item async for message in self._read(newest_first=limit is not None, limit=limit)]
         return found if limit is None else found[::-1]
@@ -125,8 +133,10 @@ class DynamoDBConversation:
 
         More are added in that many steps, which others' messages do not come between either.
         """
-        if not items:
-            return
+        if items:
+            await self._observer.observed("add_items", self.session_id, self._add(items), done)
+
+    async def _add(self, items: Sequence[Any]) -> None:
         now = wall_clock()
         made = [self._made(f"items[{number}]", each, now) for number, each in enumerate(items)]
         parts = [*_transactions(made)]
@@ -136,13 +146,16 @@ class DynamoDBConversation:
 
     async def pop_item(self) -> Any | None:
         """Remove the latest message and return it; None if there is none. Of several at once, each gets another one."""
-        return await settled(self._pop())
+        return await self._observer.observed("pop_item", self.session_id, settled(self._pop()), found_or_absent)
 
     async def clear_session(self) -> None:
         """Remove all messages there are when this is called. What others begin to add meanwhile stays.
 
         It is done, for every reader, before the messages are deleted. If that fails, the next clear does it.
         """
+        await self._observer.observed("clear_session", self.session_id, self._clear_all(), done)
+
+    async def _clear_all(self) -> None:
         last = await settled(self._clear())
         if last is None:
             return
@@ -155,7 +168,8 @@ class DynamoDBConversation:
 
     async def messages(self, *, after: int = _HEAD, limit: int | None = None) -> AsyncIterator[Message]:
         """Yield the messages in the order they were added; from `after`, the position of the last one seen, on."""
-        async with aclosing(self._read(after=after, limit=limit)) as found:
+        found = self._observer.observed_pages("messages", self.session_id, self._read(after=after, limit=limit))
+        async with aclosing(found):
             async for message in found:
                 yield message
 
@@ -169,16 +183,26 @@ class DynamoDBConversation:
         endpoint_url: str | None = None,
         client: Any = None,
         create_table: bool = False,
+        on_event: OnEvent | None = None,
     ) -> AsyncIterator[Conversation]:
         """Yield an owner's conversations, the one begun last first. The index hears of a new one a moment later.
 
         An owner that no conversation can have has none.
         """
+        check_on_event(on_event)
         if not is_owner(owner):
             return
         place = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        observer = Observer(on_event, place, subject="conversation")
+        found = observer.observed_pages("of_owner", None, cls._of_owner(place, owner))
+        async with aclosing(found):
+            async for conversation in found:
+                yield conversation
+
+    @staticmethod
+    async def _of_owner(place: TableCalls, owner: str) -> AsyncGenerator[Conversation, None]:
         now = wall_clock()
-        pages = place.pages("query", TableName=table_name, ScanIndexForward=False, **table_schema.of_owner(owner))
+        pages = place.pages("query", TableName=place.table_name, ScanIndexForward=False, **table_schema.of_owner(owner))
         async with aclosing(pages) as found:
             async for each in found:
                 key = {table_schema.KEY: each[table_schema.KEY], table_schema.POSITION: each[table_schema.POSITION]}

@@ -90,6 +90,14 @@ class Refused(StoreUnavailable):
     """DynamoDB has no room for the attempt just now: it is throttled, or another transaction holds the item."""
 
 
+class Throttled(Refused):
+    """Refused, as a limit was reached. `limit`: AWS's name of it, such as TableWriteKeyRangeThroughputExceeded."""
+
+    def __init__(self, message: str, limit: str = "Throttled") -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
 class Unreachable(StoreUnavailable):
     """No connection could be made, so the attempt was never sent."""
 
@@ -163,8 +171,11 @@ def translate_response(response: Mapping[str, Any]) -> SessionError:  # noqa: PL
     said = f"DynamoDB said {code or 'nothing it can name'}"
     if code in _CONFLICTS or not codes.isdisjoint(_CONFLICTS):
         return Refused(f"{said}: another transaction holds the item")
-    if code in _THROTTLED or not codes.isdisjoint(_THROTTLED):
-        return Refused(f"{said}: it is throttled{_why_throttled(told, response)}")
+    throttled = sorted({code, *codes}.intersection(_THROTTLED))
+    if throttled:
+        limits = _limits(told, response)
+        why = f" ({', '.join(f'{limit} on {resource}' for limit, resource in limits)})" if limits else ""
+        return Throttled(f"{said}: it is throttled{why}", limits[0][0] if limits else throttled[0])
     too_large = [message, *(str(each.get("Message")) for each in reasons if each.get("Code") == "ValidationError")]
     if any("size" in text.lower() and "exceeded" in text.lower() for text in too_large):
         return ItemTooLarge("the item is larger than DynamoDB takes")
@@ -183,17 +194,16 @@ def _part(response: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
-def _why_throttled(told: Mapping[str, Any], response: Mapping[str, Any]) -> str:
+def _limits(told: Mapping[str, Any], response: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return AWS's reasons: which limit of what was reached. Source: "Diagnosing throttling" in its documentation."""
     given = response.get("ThrottlingReasons") or told.get("ThrottlingReasons")
     if not isinstance(given, list):
-        return ""
-    reasons = [
-        f"{each.get('reason') or each.get('Reason')} on {each.get('resource') or each.get('Resource')}"
+        return []
+    return [
+        (str(each.get("reason") or each.get("Reason")), str(each.get("resource") or each.get("Resource")))
         for each in given
         if isinstance(each, dict)
     ]
-    return f" ({', '.join(reasons)})" if reasons else ""
 
 
 def reason(error: Exception) -> str:

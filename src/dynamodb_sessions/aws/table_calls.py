@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import anyio
 
 from dynamodb_sessions.aws.circuit_breaker import CircuitBreaker
-from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown, Refused, Unreachable
+from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown, Refused, Throttled, Unreachable
 from dynamodb_sessions.aws.log_redaction import redacted_logs
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.aws.transport import open_transport
-from dynamodb_sessions.events import add_capacity, counts_capacity
+from dynamodb_sessions.events import Observation, observing
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable, outage
 from dynamodb_sessions.forks import tell_of_forks
 
@@ -182,16 +182,20 @@ class TableCalls:
         if self._create_table and not self._answered:
             await self._prepare()
             operation.deadline = time.monotonic() + self._transport.timeout
-        if counts_capacity():
+        observation = observing.get()
+        if observation is not None:
             parameters["ReturnConsumedCapacity"] = "TOTAL"
+            observation.calls += 1
         failure: StoreUnavailable | None = None
         while True:
             if not operation.is_unsettled:
                 self._breaker.check()
             try:
-                return await self._send(operation, name, parameters)
+                return await self._send(operation, name, parameters, observation)
             except (Refused, Unreachable) as refusal:
                 failure = refusal
+                if observation is not None and isinstance(refusal, Throttled):
+                    observation.throttled(refusal.limit, str(refusal))
                 await operation.pause(failure)
             except (NotAsked, OutcomeUnknown) as error:
                 if failure is None:
@@ -199,7 +203,9 @@ class TableCalls:
                 # The deadline has come in the midst of an attempt: what kept the ones before says more.
                 raise type(error)(f"{failure}; of the last attempt: {error}") from None
 
-    async def _send(self, operation: Operation, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    async def _send(
+        self, operation: Operation, name: str, parameters: dict[str, Any], observation: Observation | None
+    ) -> dict[str, Any]:
         """Send one attempt, and tell the breaker whether anybody answered: a refusal is an answer."""
         try:
             answer = await self._transport.call(name, deadline=operation.deadline, **parameters)
@@ -207,8 +213,8 @@ class TableCalls:
             self._breaker.ended_with(error)
             raise
         self._breaker.answered()
-        if "ConsumedCapacity" in answer:
-            add_capacity(answer["ConsumedCapacity"])
+        if observation is not None and "ConsumedCapacity" in answer:
+            observation.add_capacity(answer["ConsumedCapacity"])
         return answer
 
     async def read(self, operation: Operation, name: str, **parameters: Any) -> dict[str, Any]:

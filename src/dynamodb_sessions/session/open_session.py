@@ -8,6 +8,7 @@ import anyio
 
 from dynamodb_sessions import clock
 from dynamodb_sessions.codec import Serializer, checked_serializer, is_text
+from dynamodb_sessions.events import OnEvent, check_on_event
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.session.commit import atomically, commit, is_alive, load, reload, wait_ended
@@ -17,6 +18,7 @@ from dynamodb_sessions.session.session import Session, make_session, state_of
 from dynamodb_sessions.session.state import SessionState
 from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores.contract import OwnerStore, SessionStore
+from dynamodb_sessions.stores.observed_store import observed
 
 T = TypeVar("T")
 
@@ -82,18 +84,22 @@ async def open_session(
     absolute_max_age: int | None = None,
     touch_after: int | None = None,
     serializer: Serializer | None = None,
+    on_event: OnEvent | None = None,
 ) -> AsyncIterator[Session]:
     """Load, or begin, the session stored under an id of your own; commit it when the block ends without an error.
 
     The same session as in a request, with the same guarantees: two that change different keys, or create it, at
-    once both keep theirs. Lifetimes are seconds, and `serializer` is None for JSON, as the middleware's. Raises
-    StoreUnavailable, CorruptRecord, ConfigurationError for a bad id, lifetime or serializer, and at the end
-    UnserializableValue, SessionTooLarge or, if the session was deleted while the block ran, SessionError: its changes
-    are then dropped.
+    once both keep theirs. Lifetimes are seconds, `serializer` is None for JSON, and `on_event` is called with a
+    SessionEvent after each operation, all as the middleware's. Raises StoreUnavailable, CorruptRecord,
+    ConfigurationError for an invalid id, lifetime, serializer or on_event, and at the end UnserializableValue,
+    SessionTooLarge or, if the session was deleted while the block ran, SessionError: its changes are then dropped.
     """
     if not is_text(session_id, max_size=_MAX_ID_SIZE):
         raise ConfigurationError(f"a session id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
     lifetimes, serializer = Lifetimes(max_age, absolute_max_age, touch_after), checked_serializer(serializer)
+    if on_event is not None:
+        check_on_event(on_event)
+        store = observed(store, on_event)
     record = await load(store, session_id, lifetimes)
     opened = _Opened(store, lifetimes, serializer)
     session = make_session(SessionState(record, fixed_id=session_id, backing=opened))

@@ -102,11 +102,15 @@ class Expiry:
 
 
 class Health(NamedTuple):
-    """Whether a store serves sessions just now, where it keeps them, and why."""
+    """Whether a store serves sessions just now, where it keeps them, and why.
+
+    `degraded`: it does, but in this process's memory, as DynamoDB cannot be initialised.
+    """
 
     ok: bool
     mode: str
     reason: str
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

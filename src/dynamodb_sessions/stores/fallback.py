@@ -19,6 +19,7 @@ import anyio
 
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.clock import wall_clock
+from dynamodb_sessions.events import Observer, OnEvent
 from dynamodb_sessions.exceptions import SessionError, StoreUnavailable
 from dynamodb_sessions.forks import tell_of_forks
 from dynamodb_sessions.identifiers import is_memory_id, is_random, new_id, new_memory_id
@@ -112,13 +113,21 @@ class FallbackStore:
     While it cannot, it is probed again after 1 s, then 2, up to 60, by a thread that no request waits for. When it
     can, logouts made meanwhile are applied to it before anything else, and sessions made meanwhile are moved to it by
     the next request that brings them and can be given a new cookie: see `bring_home`.
+
+    `on_event` is told when memory begins to stand in, and, from the thread that probes, when that ends.
     """
 
     def __init__(
-        self, primary: ProbedStore, memory: MemoryStore | None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        primary: ProbedStore,
+        memory: MemoryStore | None,
+        *,
+        on_event: OnEvent | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.primary = primary
         self.memory = memory
+        self._observer = Observer(on_event, self)
         self._clock = clock
         self._initialised = False
         self._probed = False
@@ -153,6 +162,11 @@ class FallbackStore:
     def mode_reason(self) -> str:
         """Why."""
         return self.primary.mode_reason
+
+    @property
+    def table_name(self) -> str | None:
+        """The primary's table, if it has one."""
+        return getattr(self.primary, "table_name", None)
 
     @property
     def is_initialised(self) -> bool:
@@ -360,7 +374,7 @@ class FallbackStore:
         """Find out whether sessions are served just now: in memory, they are."""
         try:
             if not await self._is_primary():
-                return Health(True, self.mode, self.mode_reason)
+                return Health(True, self.mode, self.mode_reason, degraded=True)
         except SessionError as error:
             return Health(False, "error", str(error))
         return await self.primary.health()
@@ -411,8 +425,12 @@ class FallbackStore:
         if self.memory is None:
             error = type(self.primary.probe_error or StoreUnavailable())
             raise error(self.mode_reason) from self.primary.probe_error
-        self._in_use = True
+        with self._lock:
+            begins, self._in_use = not self._in_use, True
         self._complain(_IN_MEMORY, self.mode_reason)
+        if begins:
+            outcome = type(self.primary.probe_error or StoreUnavailable()).__name__
+            self._observer.tell("fallback", outcome, reason=self.mode_reason)
         return False
 
     async def _probe_first(self) -> None:
@@ -447,6 +465,7 @@ class FallbackStore:
         try:
             if self.primary.probe() and await self._apply_logouts():
                 logger.warning("sessions are kept in DynamoDB again")
+                self._observer.tell("recovered", reason=self.mode_reason)
                 return
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         finally:

@@ -1,17 +1,23 @@
 """ObservedStore: a store whose operations are told to `on_event`, and to the log at DEBUG."""
 
-import logging
-import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-from dynamodb_sessions.events import OnEvent, SessionEvent, capacity
-from dynamodb_sessions.identifiers import fingerprint
-from dynamodb_sessions.stores.contract import Changes, Consistency, Decide, OnMoved, OwnerStore, Record, SessionStore
+from dynamodb_sessions.events import Observer, OnEvent, done_or_gone, found_or_absent
+from dynamodb_sessions.stores.contract import (
+    Changes,
+    Consistency,
+    Decide,
+    Health,
+    OnMoved,
+    OwnerStore,
+    Record,
+    SessionStore,
+)
 
-T = TypeVar("T")
 
-logger = logging.getLogger("dynamodb_sessions")
+def observed(store: SessionStore, on_event: OnEvent | None) -> "ObservedStore":
+    """Return the store, observed: one that finds sessions by owner if this one does."""
+    return ObservedOwnerStore(store, on_event) if isinstance(store, OwnerStore) else ObservedStore(store, on_event)
 
 
 class ObservedStore:
@@ -19,7 +25,7 @@ class ObservedStore:
 
     def __init__(self, store: SessionStore, on_event: OnEvent | None) -> None:
         self._store = store
-        self._on_event = on_event
+        self.observer = Observer(on_event, store)
 
     async def load(
         self,
@@ -34,7 +40,7 @@ class ObservedStore:
         work = self._store.load(
             session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved
         )
-        return await self._observed("load", session_id, work, missing="absent")
+        return await self.observer.observed("load", session_id, work, found_or_absent)
 
     async def create(
         self,
@@ -47,17 +53,20 @@ class ObservedStore:
     ) -> Record | None:
         """Create, and tell of it."""
         work = self._store.create(record, now=now, replaces=replaces, fresh_id=fresh_id, bury_until=bury_until)
-        return await self._observed("create", record.id, work)
+        return await self.observer.observed("create", record.id, work, done_or_gone)
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         name = "touch" if changes.is_touch else "update"
-        return await self._observed(name, record.id, self._store.update(record, changes, now=now))
+        work = self._store.update(record, changes, now=now)
+        return await self.observer.observed(name, record.id, work, done_or_gone)
 
     async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
-        return await self._observed("update", record.id, self._store.exchange(record, decide, now=now))
+        work = self._store.exchange(record, decide, now=now)
+        return await self.observer.observed("update", record.id, work, done_or_gone)
 
     async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
-        return await self._observed("rotate", record.id, self._store.rotate(record, new_id, changes, now=now))
+        work = self._store.rotate(record, new_id, changes, now=now)
+        return await self.observer.observed("rotate", record.id, work, done_or_gone)
 
     async def delete(
         self,
@@ -69,60 +78,52 @@ class ObservedStore:
     ) -> bool:
         """Delete, and tell of it."""
         work = self._store.delete(session_id, record=record, version=version, bury_until=bury_until)
-        return await self._observed("delete", session_id, work)
+        return await self.observer.observed("delete", session_id, work, done_or_gone)
 
-    async def limit_owner(self, owners: OwnerStore, owner: str, maximum: int, *, keep: str) -> None:
-        """End the owner's oldest sessions beyond the maximum: each is told as one that was deleted."""
-        started = time.perf_counter()
-        ended = await owners.limit_owner(owner, maximum, keep=keep)
-        duration_ms = (time.perf_counter() - started) * 1000
-        for session_id in ended:
-            self._tell(SessionEvent("delete", "ok", duration_ms, None, fingerprint(session_id)))
 
-    def _observed(self, name: str, session_id: str, work: Awaitable[T], *, missing: str = "gone") -> Awaitable[T]:
-        """Have it told how the work ends, if anybody is to be told. `missing`: the outcome if it has found nothing."""
-        if self._on_event is None and not logger.isEnabledFor(logging.DEBUG):
-            return work
-        return self._observe(name, session_id, work, missing)
+class ObservedOwnerStore(ObservedStore):
+    """An observed store that finds sessions by owner: what `session.info.store` is."""
 
-    async def _observe(self, name: str, session_id: str, work: Awaitable[T], missing: str) -> T:
-        """Do the work. Time it, add up the capacity that it consumes, and tell of it, however it ends."""
-        outcome = "cancelled"
-        units: list[float] = []
-        token = capacity.set(units)
-        started = time.perf_counter()
-        try:
-            found = await work
-            outcome = "ok" if found else missing
-        except Exception as error:
-            outcome = type(error).__name__
-            raise
-        else:
-            return found
-        finally:
-            duration_ms = (time.perf_counter() - started) * 1000
-            capacity.reset(token)
-            self._tell(SessionEvent(name, outcome, duration_ms, sum(units) if units else None, fingerprint(session_id)))
+    def __init__(self, store: OwnerStore, on_event: OnEvent | None) -> None:
+        super().__init__(store, on_event)
+        self._owners = store
 
-    def _tell(self, event: SessionEvent) -> None:
-        """Write one line at DEBUG, and call `on_event`, whose errors do no harm."""
-        logger.debug(
-            "session %s: %s %s in %.1f ms",
-            event.session,
-            event.name,
-            event.outcome,
-            event.duration_ms,
-            extra={
-                "event": event.name,
-                "outcome": event.outcome,
-                "duration_ms": event.duration_ms,
-                "capacity_units": event.capacity_units,
-                "session": event.session,
-            },
-        )
-        if self._on_event is None:
-            return
-        try:
-            self._on_event(event)
-        except Exception as error:  # noqa: BLE001 - metrics must not break what they measure
-            logger.error("on_event raised %s", type(error).__name__)
+    @property
+    def mode(self) -> str:
+        """Where sessions are kept just now."""
+        return self._owners.mode
+
+    @property
+    def mode_reason(self) -> str:
+        """Why."""
+        return self._owners.mode_reason
+
+    def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+        records = self._owners.list_owner(owner, now=now)
+        found = records if isinstance(records, AsyncGenerator) else _generated(records)
+        return self.observer.observed_pages("list_owner", None, found)
+
+    async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
+        return await self.observer.observed("revoke_owner", None, self._owners.revoke_owner(owner, keep=keep), int)
+
+    async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
+        """End the owner's oldest sessions beyond the maximum: each is also told as one that was deleted."""
+        work = self._owners.limit_owner(owner, maximum, keep=keep)
+        ended = await self.observer.observed("limit_owner", None, work, len)
+        if self.observer.is_listened_to:
+            for session_id in ended:
+                self.observer.tell("delete", session_id=session_id)
+        return ended
+
+    async def health(self) -> Health:
+        return await self.observer.observed("health", None, self._owners.health(), _ok_or_unhealthy)
+
+
+async def _generated(records: AsyncIterator[Record]) -> AsyncGenerator[Record, None]:
+    """Yield what an iterator has, which, of a store of somebody's own, need not be a generator."""
+    async for record in records:
+        yield record
+
+
+def _ok_or_unhealthy(health: Health) -> str:
+    return "ok" if health.ok else "unhealthy"

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from itsdangerous import Signer
@@ -50,6 +50,8 @@ class _Signed:
         self.header = header.encode()
         """The header that tells the client."""
         self._signers = [_signer(key) for key in keys]
+        self.on_refused: Callable[[], object] | None = None
+        """Called when a request has a value of this name, and none that verifies."""
 
     def _sign(self, session_id: str, version: int) -> str:
         return self._signers[0].sign(f"{session_id}.{version}").decode()
@@ -65,6 +67,12 @@ class _Signed:
                 session_id, _, version = payload.decode().rpartition(".")
                 return CookiePayload(session_id, int(version), stale=age > 0)
         return None
+
+    def _refuse(self, values: Sequence[bytes]) -> Sequence[CookiePayload]:
+        """Return nothing, and tell of it if there was something to verify."""
+        if self.on_refused is not None and any(values):
+            self.on_refused()
+        return ()
 
 
 class SessionCookie(_Signed):
@@ -132,7 +140,8 @@ class SessionCookie(_Signed):
         cookies = cookies_of(self._name, headers)
         if not cookies:
             return ()
-        return self._read_again(cookies) if len(cookies) <= _REMEMBERED_SIZE else self._read(cookies)
+        payloads = self._read_again(cookies) if len(cookies) <= _REMEMBERED_SIZE else self._read(cookies)
+        return payloads or (() if self.on_refused is None else self._refuse(values_of(self._name, cookies)))
 
     def _read(self, cookies: bytes) -> Sequence[CookiePayload]:
         """Return what the cookies say, without what `read` remembers."""
@@ -183,7 +192,7 @@ class SessionHeader(_Signed):
         """Return what the header says, if it verifies. One that comes twice says nothing, as does an empty one."""
         values = [value.strip(_BLANKS) for name, value in headers if name == self.header]
         payload = self._verify(values[0]) if len(values) == 1 else None
-        return () if payload is None else (payload,)
+        return self._refuse(values) if payload is None else (payload,)
 
     def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:  # noqa: ARG002 - as the cookie's
         """Return the header's value for a session. It says nothing of its lifetime."""

@@ -547,7 +547,7 @@ class RequestCycle:
         from dynamodb_sessions.session.owner_limit import limit_owner  # noqa: PLC0415 - of no use to most
 
         with self._setup.commits:
-            await settled(limit_owner(self._setup.store, owners, bound, maximum))
+            await settled(limit_owner(owners, bound, maximum))
 
 
 def _is_outage(error: BaseException) -> bool:
