@@ -1,7 +1,8 @@
 """CloudWatch metrics without an agent or a call: a line of JSON per operation, which Lambda and ECS pass on.
 
-The format is CloudWatch's embedded metric format. What you get, by operation and outcome: how many there were, how
-long they took, what DynamoDB consumed.
+The format is CloudWatch's embedded metric format; the names are those of `dynamodb_sessions.otel`. What you get: how
+many operations there were, how long they took and what DynamoDB consumed, by operation and outcome; how many sessions
+were created and ended, cookies refused and attempts throttled; and 1 while memory stands in for DynamoDB, to alarm on.
 """
 
 import json
@@ -14,15 +15,40 @@ from starlette.routing import Route
 
 from dynamodb_sessions import DynamoDBSessionMiddleware, SessionEvent
 
+COUNTED = {
+    "create": "dynamodb_sessions.created",
+    "delete": "dynamodb_sessions.ended",
+    "revoke_owner": "dynamodb_sessions.ended",
+    "refused": "dynamodb_sessions.refused",
+    "throttled": "dynamodb_sessions.throttled",
+}
+MODES = {"fallback": 1, "recovered": 0}
+
 
 def emit(event: SessionEvent) -> None:
-    metrics = [{"Name": "Duration", "Unit": "Milliseconds"}]
-    values = {"Operation": event.name, "Outcome": event.outcome, "Duration": event.duration_ms}
-    if event.capacity_units is not None:
-        metrics.append({"Name": "ConsumedCapacity", "Unit": "Count"})
-        values["ConsumedCapacity"] = event.capacity_units
-    directive = {"Namespace": "Sessions", "Dimensions": [["Operation", "Outcome"]], "Metrics": metrics}
-    print(json.dumps({"_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}, **values}))
+    system = "memory" if event.mode == "memory" else "aws.dynamodb"
+    place = {"db.system.name": system, "db.collection.name": event.table or "none"}
+    if event.duration_ms:
+        metrics = {"db.client.operation.duration": (event.duration_ms / 1000, "Seconds")}
+        if event.capacity_units is not None:
+            metrics["dynamodb_sessions.consumed_capacity"] = (event.capacity_units, "Count")
+        write(metrics, {**place, "db.operation.name": event.name, "dynamodb_sessions.outcome": event.outcome})
+    if event.name in COUNTED and (event.outcome == "ok" or not event.duration_ms):
+        write({COUNTED[event.name]: (event.count, "Count")}, place)
+    if event.name in MODES:
+        kept = {"db.collection.name": event.table or "none", "dynamodb_sessions.mode": "memory"}
+        write({"dynamodb_sessions.mode": (MODES[event.name], "None")}, kept)
+
+
+def write(metrics: dict[str, tuple[float, str]], dimensions: dict[str, str]) -> None:
+    directive = {
+        "Namespace": "Sessions",
+        "Dimensions": [list(dimensions)],
+        "Metrics": [{"Name": name, "Unit": unit} for name, (_, unit) in metrics.items()],
+    }
+    header = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
+    values = {name: value for name, (value, _) in metrics.items()}
+    print(json.dumps({"_aws": header, **dimensions, **values}))
 
 
 def visits(request: Request) -> PlainTextResponse:

@@ -1,23 +1,20 @@
-"""OpenTelemetry metrics of every operation on a session. Where they go is for your provider and exporter to say."""
+"""OpenTelemetry metrics of sessions. Where they go is for your provider and exporter to say.
 
-from opentelemetry import metrics
+    pip install 'dynamodb-sessions[otel]' opentelemetry-distro opentelemetry-exporter-otlp
+    opentelemetry-instrument uvicorn examples.opentelemetry_metrics:app
+
+The middleware is given to the constructor. So the instrumentation of Starlette stands around it, and its calls belong to
+the span of the request.
+"""
+
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, SessionEvent
-
-meter = metrics.get_meter("dynamodb_sessions")
-duration = meter.create_histogram("session.operation.duration", unit="s", description="How long operations took")
-capacity = meter.create_counter("session.consumed_capacity", unit="{unit}", description="What DynamoDB consumed")
-
-
-def record(event: SessionEvent) -> None:
-    attributes = {"operation": event.name, "outcome": event.outcome}
-    duration.record(event.duration_ms / 1000, attributes)
-    if event.capacity_units is not None:
-        capacity.add(event.capacity_units, attributes)
+from dynamodb_sessions import DynamoDBSessionMiddleware
+from dynamodb_sessions.otel import OpenTelemetryEvents
 
 
 def visits(request: Request) -> PlainTextResponse:
@@ -25,5 +22,5 @@ def visits(request: Request) -> PlainTextResponse:
     return PlainTextResponse(f"You have been here {request.session['visits']} times.")
 
 
-app = Starlette(routes=[Route("/", visits)])
-app.add_middleware(DynamoDBSessionMiddleware, on_event=record)
+sessions = Middleware(DynamoDBSessionMiddleware, on_event=OpenTelemetryEvents())
+app = Starlette(routes=[Route("/", visits)], middleware=[sessions])

@@ -80,7 +80,7 @@ class Observer:
     def observed_pages(
         self, name: str, session_id: str | None, found: AsyncGenerator[T, None]
     ) -> AsyncGenerator[T, None]:
-        """Have each page of what is found told as an operation: the time that the caller takes is none of it."""
+        """Have each page of what is found told as an operation: without the time that the caller takes."""
         if not self.is_listened_to:
             return found
         return self._observe_pages(name, session_id, found)

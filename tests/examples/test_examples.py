@@ -17,6 +17,8 @@ from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from dynamodb_sessions import SessionEvent
+from dynamodb_sessions.otel import OpenTelemetryEvents
 from dynamodb_sessions.stores import table_schema
 from tests.conftest import KEY
 from tests.helpers.mangum import count_probes, http_api, invoke, new_event_loop
@@ -127,21 +129,56 @@ def test_the_lambda_functions_requirements_bring_all_it_imports() -> None:
 @pytest.mark.anyio
 @pytest.mark.usefixtures("in_dynamodb")
 async def test_embedded_metrics_are_lines_that_cloudwatch_takes(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
-    await visit(load("embedded_metrics.py").app, 2)
+    module = load("embedded_metrics.py")
+    await visit(module.app, 2)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(line["Operation"], line["Outcome"]) for line in lines] == [
-        ("create", "ok"),
-        ("load", "ok"),
-        ("update", "ok"),
+    assert [line.get("db.operation.name") or line["dynamodb_sessions.created"] for line in lines] == [
+        "create",
+        1,
+        "load",
+        "update",
     ]
     for line in lines:
         assert abs(line["_aws"]["Timestamp"] / 1000 - time.time()) < 60
         (directive,) = line["_aws"]["CloudWatchMetrics"]
         names = [metric["Name"] for metric in directive["Metrics"]]
-        assert names == ["Duration", "ConsumedCapacity"]
         # What a directive names must be there: numbers for metrics, strings for dimensions.
         assert all(isinstance(line[name], int | float) for name in names)
         assert all(isinstance(line[name], str) for (*dimensions,) in directive["Dimensions"] for name in dimensions)
+
+
+EVENTS = [
+    SessionEvent("create", "ok", 2.0, 1.0, "01234567", "dynamodb", "sessions"),
+    SessionEvent("load", "StoreUnavailable", 2.0, 1.0, "01234567", "dynamodb", "sessions"),
+    SessionEvent("delete", "gone", 2.0, 1.0, "01234567", "dynamodb", "sessions"),
+    SessionEvent("revoke_owner", "ok", 2.0, 1.0, None, "dynamodb", "sessions", 3),
+    SessionEvent("refused", "refused", 0.0, None, None, "dynamodb", "sessions"),
+    SessionEvent("throttled", "ThrottlingException", 0.0, None, "01234567", "dynamodb", "sessions"),
+    SessionEvent("fallback", "StoreUnavailable", 0.0, None, None, "memory", "sessions"),
+]
+
+
+def test_embedded_metrics_have_the_names_and_values_that_opentelemetry_gets(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader = InMemoryMetricReader()
+    record, emit = OpenTelemetryEvents(MeterProvider([reader])), load("embedded_metrics.py").emit
+    for event in EVENTS:
+        record(event)
+        emit(event)
+    emitted: dict[str, float] = {}
+    for line in map(json.loads, capsys.readouterr().out.splitlines()):
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        for metric in directive["Metrics"]:
+            emitted[metric["Name"]] = emitted.get(metric["Name"], 0) + line[metric["Name"]]
+    data = reader.get_metrics_data()
+    assert data is not None
+    (scope,) = data.resource_metrics[0].scope_metrics
+    got = {
+        metric.name: sum(getattr(point, "sum", getattr(point, "value", 0)) for point in metric.data.data_points)
+        for metric in scope.metrics
+    }
+    assert emitted == pytest.approx(got)
 
 
 @pytest.mark.anyio
@@ -155,5 +192,5 @@ async def test_opentelemetry_hears_of_every_operation(load: Load) -> None:
     (scope,) = data.resource_metrics[0].scope_metrics
     points = {metric.name: metric.data.data_points for metric in scope.metrics}
     operations = ["create", "load", "update"]
-    assert [(point.attributes or {})["operation"] for point in points["session.operation.duration"]] == operations
-    assert [(point.attributes or {})["operation"] for point in points["session.consumed_capacity"]] == operations
+    for name in ("db.client.operation.duration", "dynamodb_sessions.consumed_capacity"):
+        assert [(point.attributes or {})["db.operation.name"] for point in points[name]] == operations
