@@ -3,8 +3,8 @@
     pip install 'dynamodb-sessions[otel]' opentelemetry-distro opentelemetry-exporter-otlp
     opentelemetry-instrument uvicorn examples.opentelemetry_metrics:app
 
-The middleware is given to the constructor. So the instrumentation of Starlette stands around it, and its calls belong to
-the span of the request.
+The middleware is given to the constructor. So the instrumentation of Starlette is outside of it, and what it calls
+belongs to the span of the request.
 """
 
 from starlette.applications import Starlette

@@ -318,6 +318,29 @@ def calls_of(work: Callable[[], object]) -> list[str]:
     return called
 
 
+async def without_session(_: object, __: object, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+def test_to_listen_costs_a_request_without_a_session_nothing() -> None:
+    async def receive() -> Any: ...
+
+    async def send(_: Any) -> None: ...
+
+    def serve(middleware: DynamoDBSessionMiddleware) -> None:
+        scope = {"type": "http", "path": "/", "scheme": "https", "headers": [(b"accept", b"*/*")]}
+        with contextlib.suppress(StopIteration):  # It waits for nothing.
+            middleware(scope, receive, send).send(None)
+
+    costs = []
+    for on_event in (None, repr):
+        middleware = DynamoDBSessionMiddleware(without_session, KEY, store=MemoryStore(), on_event=on_event)
+        costs.append(calls_of(partial(serve, middleware)))
+    assert costs[0] == costs[1]
+    assert "without_session" in costs[0]
+
+
 def test_to_listen_costs_nothing_where_there_is_no_cookie_or_a_good_one() -> None:
     silent, told = (
         DynamoDBSessionMiddleware(an_app(MemoryStore(), look), KEY, store=MemoryStore(), on_event=on_event).setup

@@ -346,13 +346,16 @@ async def test_a_cookie_beside_a_session_of_our_own_logs_nobody_in_after_that_ha
 
 async def test_under_our_own_name_it_is_not_removed_beside_a_session_of_ours() -> None:
     """It has been set for another path; a removal would hit the session's cookie too."""
-    app = an_app(MemoryStore(), look, session_cookie="session", import_cookie="session")
+    told: list[str] = []
+    options = {"session_cookie": "session", "import_cookie": "session"}
+    app = an_app(MemoryStore(), look, on_event=lambda event: told.append(event.name), **options)
     async with browser(app) as client:
         client.cookies.set("session", of_starlette(ALICE, key=KEY), domain="testserver.local")
         await client.get("/")
         both = f"session={client.cookies['session']}; session={of_starlette({'user': 'bob'}, key=KEY)}"
         response = await client.get("/", headers={"cookie": both})
     assert (response.json(), set_cookies(response)) == (ALICE, [])
+    assert "refused" not in told
 
 
 async def test_an_outage_is_no_logout() -> None:
