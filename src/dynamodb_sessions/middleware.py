@@ -127,7 +127,7 @@ class DynamoDBSessionMiddleware:
         self.store: SessionStore = fallback_store or store
         kept = observed(self.store, on_event)
         if on_event is not None:
-            _tell_of_refused(kept.observer, cookie, self._header, imports)
+            _tell_of_refused(kept.observer, cookie, self.session_header, imports)
         self.setup = Setup(
             cookie=cookie,
             carrier=cookie,
