@@ -17,7 +17,7 @@ locals {
   )
   table_sid = var.conversations ? "Conversations" : "Sessions"
 
-  operator_actions = ["dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive"]
+  operator_actions = ["dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive", "dynamodb:DescribeContinuousBackups"]
 
   index_statements = var.owner_index ? [
     { Sid = "OwnerIndex", Effect = "Allow", Action = ["dynamodb:Query"], Resource = local.index_arns },

@@ -72,7 +72,7 @@ run "operator" {
           Effect = "Allow"
           Action = [
             "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem",
-            "dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive",
+            "dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive", "dynamodb:DescribeContinuousBackups",
           ]
           Resource = ["arn:aws:dynamodb:eu-west-1:123456789012:table/sessions"]
         },

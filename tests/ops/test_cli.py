@@ -505,7 +505,7 @@ def test_marks_are_what_the_terminal_can_show(encoding: str, mark: str) -> None:
     process = spawn("check", env=os.environ | {"PYTHONIOENCODING": encoding}, encoding=encoding)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert out.startswith(mark)
+    assert mark in out
 
 
 def test_ctrl_c_ends_it_in_one_line(tmp_path: Path) -> None:

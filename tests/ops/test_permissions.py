@@ -40,7 +40,9 @@ pytestmark = pytest.mark.anyio
 
 GET, PUT, UPDATE, DELETE = ((f"dynamodb:{name}Item", "") for name in ("Get", "Put", "Update", "Delete"))
 QUERY = ("dynamodb:Query", f"/index/{table_schema.OWNER_INDEX}")
-SCAN, DESCRIBE, DESCRIBE_TTL = ((f"dynamodb:{name}", "") for name in ("Scan", "DescribeTable", "DescribeTimeToLive"))
+SCAN, DESCRIBE, DESCRIBE_TTL, DESCRIBE_BACKUPS = (
+    (f"dynamodb:{name}", "") for name in ("Scan", "DescribeTable", "DescribeTimeToLive", "DescribeContinuousBackups")
+)
 
 
 def needed(operation: str, request: Mapping[str, Any]) -> Iterator[Permission]:
@@ -307,7 +309,7 @@ PATHS: dict[str, tuple[set[Permission], Path]] = {
     "the policy is attached late": ({GET, PUT, UPDATE, DELETE}, permitted_late),
 }
 COMMANDS = {
-    "check": {GET, PUT, UPDATE, DELETE, QUERY, SCAN, DESCRIBE, DESCRIBE_TTL},
+    "check": {GET, PUT, UPDATE, DELETE, QUERY, SCAN, DESCRIBE, DESCRIBE_TTL, DESCRIBE_BACKUPS},
     "list": {SCAN},
     "list --owner acme/alice": {QUERY, GET},
     "show alice": {GET},

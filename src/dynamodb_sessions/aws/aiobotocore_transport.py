@@ -13,15 +13,9 @@ from functools import partial
 from typing import Any
 
 from dynamodb_sessions.aws.client_events import Attempt, our_attempt, watch
-from dynamodb_sessions.aws.errors import (
-    UNSENDABLE_CREDENTIALS,
-    NotAsked,
-    OutcomeUnknown,
-    Unreachable,
-    reason,
-    translate,
-)
+from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown, Unreachable, translate
 from dynamodb_sessions.aws.log_redaction import redacted_logs
+from dynamodb_sessions.aws.setup_errors import UNSENDABLE, SetupError, build_problem, not_set_up
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.aws.transport import Transport
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable, outage
@@ -63,6 +57,11 @@ class AiobotocoreTransport:
     def client(self) -> Any:
         """A boto3 client, built anew, with the credentials that the client has now. Raises ConfigurationError."""
         return _boto3_client(self._client, self.timeout)
+
+    @property
+    def region_name(self) -> str | None:
+        """The region that is called."""
+        return str(self._client.meta.region_name)
 
     async def close(self) -> None:
         """Do nothing: whoever has opened the client closes it."""
@@ -157,7 +156,7 @@ def _translate(error: Exception) -> SessionError:
     if isinstance(meant, Unreachable) and kinds.isdisjoint(_NEVER_CONNECTED):
         return OutcomeUnknown(f"DynamoDB cannot be reached: {type(inner).__name__}")
     if isinstance(inner, ValueError) and "headers" in str(inner):
-        return outage(UNSENDABLE_CREDENTIALS)
+        return not_set_up(UNSENDABLE)
     return meant
 
 
@@ -188,8 +187,10 @@ def _boto3_client(client: Any, timeout: float) -> Any:
         )
     except SessionError:
         raise
-    except Exception as error:
-        raise outage(f"no DynamoDB client can be built: {reason(error)}") from error
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told without what it quotes
+        # Not from the error itself, which may quote credentials.
+        problem = build_problem(error)
+        raise not_set_up(problem, error, doing="no DynamoDB client can be built") from SetupError(problem)
 
 
 async def _frozen_credentials(client: Any, timeout: float) -> Any:  # noqa: ASYNC109

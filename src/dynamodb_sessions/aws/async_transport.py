@@ -26,14 +26,16 @@ from yarl import URL
 from dynamodb_sessions.aws import log_redaction
 from dynamodb_sessions.aws.errors import (
     CREDENTIALS_REFUSED,
+    THROTTLING_REASONS,
     NotAsked,
     OutcomeUnknown,
     Refused,
-    reason,
+    naming_the_source,
     translate,
     translate_response,
 )
 from dynamodb_sessions.aws.log_redaction import redacted_logs
+from dynamodb_sessions.aws.setup_errors import NO_CREDENTIALS, not_set_up, reason
 from dynamodb_sessions.aws.sigv4 import Key, Signer
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, in_thread
 from dynamodb_sessions.aws.transport import ConfiguredTransport
@@ -69,6 +71,11 @@ class AsyncTransport:
     def client(self) -> Any:
         """The boto3 client of the same table. Raises ConfigurationError if none can be built."""
         return self._boto3.client
+
+    @property
+    def region_name(self) -> str | None:
+        """The region that is called; None: there is no client yet."""
+        return self._boto3.region_name
 
     def renew(self) -> None:
         """Look for credentials anew at the next call, if those of the last one were refused."""
@@ -132,15 +139,17 @@ class AsyncTransport:
             self._account = _account(self._credentials, meta.region_name, URL(meta.endpoint_url))
         credentials, signer, endpoint, trusted = self._account
         if key is None and (key := await credentials.key(attempt.session)) is None:
-            raise outage("NoCredentialsFound: there are no AWS credentials")
+            raise not_set_up(NO_CREDENTIALS)
         body = _encode(parameters).encode()
         headers = signer.headers(key, _action(operation), body)
         answer, refusal = await attempt.post(endpoint, headers, body, trusted)
         if refusal is None:
             return answer
-        if credentials.renews(refusal["Error"]["Code"], key):
+        code = refusal["Error"]["Code"]
+        if credentials.renews(code, key):
             raise Refused("the credentials were refused, and are looked for again")
-        raise translate_response(refusal)
+        meant = translate_response(refusal)
+        raise naming_the_source(meant, credentials.found) if code in CREDENTIALS_REFUSED else meant
 
 
 class _Account(NamedTuple):
@@ -283,7 +292,7 @@ def _refusal(body: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError):
         return {"Error": {"Code": ""}}
     message = said.get("message") or said.get("Message") or ""
-    kept = {name: said[name] for name in ("CancellationReasons", "ThrottlingReasons") if name in said}
+    kept = {name: said[name] for name in ("CancellationReasons", *THROTTLING_REASONS) if name in said}
     return {"Error": {"Code": code, "Message": message}, **kept}
 
 
@@ -292,6 +301,11 @@ class _GivenCredentials:
 
     def __init__(self, given: "Credentials") -> None:
         self._given = given
+
+    @property
+    def found(self) -> object:
+        """Return None: aiodynamo does not say where they are from."""
+        return None
 
     def at_hand(self) -> Key | None:
         """Return None: it is not known whether to find the key takes a while."""
@@ -317,6 +331,11 @@ class _Boto3Credentials:
         self._last: tuple[Any, Key | None] = (None, None)
         """The credentials as botocore last gave them, and their key."""
         tell_of_forks(self)
+
+    @property
+    def found(self) -> object:
+        """Return what boto3 has found."""
+        return self._found
 
     def forked(self) -> None:
         """Begin anew in a forked process: a thread of the parent's may have held botocore's locks."""

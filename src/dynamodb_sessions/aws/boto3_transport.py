@@ -11,15 +11,19 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from dynamodb_sessions.aws.client_events import Attempt, our_attempt, watch
-from dynamodb_sessions.aws.errors import Refused, blames_credentials, reason, translate
-from dynamodb_sessions.aws.log_redaction import redacted_logs
+from dynamodb_sessions.aws.errors import Refused, blames_credentials, naming_the_source, translate
+from dynamodb_sessions.aws.log_redaction import install, redacted_logs
+from dynamodb_sessions.aws.setup_errors import SetupError, build_problem, check_region, not_set_up
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, TurnTakingLock, in_thread
 from dynamodb_sessions.aws.total_deadline import reads_end_by
-from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable, outage
+from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
 from dynamodb_sessions.forks import tell_of_forks
 
 _RENEWAL_SECONDS = 1.0
 """The least time between two looks for credentials, while those that are found are refused."""
+
+_PROCESS_SHARE = 0.8
+"""How much of the timeout a credential_process may take."""
 
 
 class Boto3Transport:
@@ -40,6 +44,8 @@ class Boto3Transport:
         self._is_ours = client is None
         self._session: Any = None
         """boto3's: what our client was built from. It keeps the credentials that it has found."""
+        self._failure: ConfigurationError | None = None
+        """Why no client could be built, when that was last tried."""
         self._looked_at = 0.0
         """When the credentials were last looked for, on the monotonic clock."""
         self._are_refused = False
@@ -61,10 +67,20 @@ class Boto3Transport:
     @property
     def client(self) -> Any:
         """The boto3 client. Raises ConfigurationError if none can be built."""
+        before = self._failure
         with self._lock:
             if self._client is None:
+                # Else those who wait for a credential_process that hangs would wait for another one each.
+                if self._failure is not None and self._failure is not before:
+                    raise self._failure.with_traceback(None)
                 self._client = self._build()
             return self._client
+
+    @property
+    def region_name(self) -> str | None:
+        """The region that is called; None: there is no client yet."""
+        meta = getattr(self._client, "meta", None)
+        return None if meta is None else meta.region_name
 
     def forked(self) -> None:
         """Begin anew in a forked process: the connections are the parent's, and so may be the answers out of them."""
@@ -104,10 +120,13 @@ class Boto3Transport:
             with our_attempt(attempt), redacted_logs(), self._turn():
                 result: dict[str, Any] = getattr(client, attempt.operation)(**parameters)
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that there is no session
+            # Without its cause, which may quote the request.
+            meant = translate(error)
             if self._is_ours and (attempt.blames_credentials or blames_credentials(error)):
                 attempt.blames_credentials = self._are_refused = True
-            # Without its cause, which may quote the request.
-            raise translate(error) from None
+                signer = getattr(client, "_request_signer", None)
+                meant = naming_the_source(meant, getattr(signer, "_credentials", None))
+            raise meant from None
         return result
 
     async def close(self) -> None:
@@ -186,13 +205,18 @@ class Boto3Transport:
             # Put together anew for every request, it takes longer than signing does.
             user_agent=f"Boto3/{boto3.__version__} dynamodb-sessions",
         )
+        install()
         try:
-            if self._session is None:
-                self._session = self._new_session()
-            client = self._session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
-        except Exception as error:  # A broken profile, region or endpoint: all are configuration.
+            with redacted_logs():
+                if self._session is None:
+                    self._session = self._new_session()
+                client = self._session.client("dynamodb", endpoint_url=self._endpoint_url, config=config)
+        except Exception as error:  # noqa: BLE001 - a broken profile, region or endpoint: all are configuration
             self._session = None  # The next one reads the configuration anew.
-            raise outage(f"no DynamoDB client can be built: {reason(error)}") from error
+            # Not from the error itself, which may quote credentials.
+            problem = build_problem(error)
+            self._failure = not_set_up(problem, error, doing="no DynamoDB client can be built")
+            raise self._failure from SetupError(problem)
         watch(client)
         self._turn_taking = TurnTakingLock()
         self._turn_taking.follow(client)
@@ -201,7 +225,16 @@ class Boto3Transport:
     def _new_session(self) -> Any:
         """Return a session of boto3's, which reads variables and files anew, and asks for credentials in our region."""
         import boto3  # noqa: PLC0415
+        from botocore.session import get_session  # noqa: PLC0415
+
+        from dynamodb_sessions.aws.credential_process import end_after  # noqa: PLC0415 - it imports botocore
 
         self._looked_at = time.monotonic()
+        botocore_session = get_session()
         # Lambda and containers set AWS_REGION; boto3 reads only AWS_DEFAULT_REGION.
-        return boto3.Session(region_name=self._region_name or os.environ.get("AWS_REGION") or None)
+        region_name = self._region_name or os.environ.get("AWS_REGION") or None
+        session = boto3.Session(region_name=region_name, botocore_session=botocore_session)
+        check_region(session.region_name)
+        # So that it ends before whoever waits for the credentials does.
+        end_after(botocore_session, self.timeout * _PROCESS_SHARE)
+        return session

@@ -13,9 +13,9 @@ It imports no SDK: an error is known by the names of its classes, whichever clie
 from collections.abc import Mapping
 from typing import Any
 
-from dynamodb_sessions.exceptions import SessionError, StoreUnavailable, outage
-
-UNSENDABLE_CREDENTIALS = "the AWS credentials hold what no header can: is there a line break at the end of one?"
+from dynamodb_sessions.aws.access_denied import denial
+from dynamodb_sessions.aws.setup_errors import kinds_of, not_set_up, reason, setup_problem, source_of
+from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable, outage
 
 _INVALID = "the credentials are not valid here"
 _EXPIRED = "renew the credentials"
@@ -36,10 +36,16 @@ _FIXES = CREDENTIALS_REFUSED | {
         "allow the role GetItem, PutItem, UpdateItem and DeleteItem on the table, and Query on its index owner-index"
     ),
     "OptInRequired": "the account is not subscribed to DynamoDB",
-    "ValidationException": (
-        "its partition key must be session_id, a string; of a table of conversations, its sort key position, a number"
-    ),
 }
+_WRONG_KEY = (
+    "its partition key must be session_id, a string; of a table of conversations, its sort key position, a number"
+)
+_UNKNOWN_INVALID = "what was sent is invalid to it: `dynamodb-sessions check` looks for the cause"
+BACKFILLING = "backfilling"
+"""In the text of a ValidationException: the index is there, and cannot be read yet.
+
+Source: github.com/aws-cloudformation/cloudformation-coverage-roadmap/issues/1075.
+"""
 
 _THROTTLED = (
     "ProvisionedThroughputExceededException",
@@ -57,6 +63,9 @@ _THROTTLED = (
 )
 """Source: botocore's list of throttling errors, and "Error handling with DynamoDB" in the AWS documentation."""
 
+THROTTLING_REASONS = ("ThrottlingReasons", "throttlingReasons")
+"""Where an answer says why: the second is the spelling of ThrottlingException. Source: botocore's model."""
+
 _CONFLICTS = (
     "TransactionConflictException",
     "TransactionConflict",
@@ -65,7 +74,8 @@ _CONFLICTS = (
 )
 _SERVER_ERROR = 500
 _SERVER_ERRORS = ("InternalServerError", "InternalServerErrorException", "InternalFailure")
-_UNCONFIGURED = ("NoCredentialsError", "PartialCredentialsError", "NoRegionError", "ProfileNotFound")
+_MAY_PASS = ("CredentialRetrievalError", "CredentialProcessHangs")
+"""Errors of a source of credentials that may give them a moment later."""
 _NEVER_SENT = (
     # botocore's
     "EndpointConnectionError",
@@ -114,16 +124,17 @@ def translate(error: Exception) -> SessionError:  # noqa: PLR0911 - a table
     """Return what a client's error means here. Names the cause, never the request."""
     if isinstance(error, SessionError):
         return error
-    kinds = _kinds(error)
+    kinds = kinds_of(error)
     response = getattr(error, "response", None)
+    problem = setup_problem(error)
+    if problem is not None and problem.subject != "connection":
+        if not kinds.isdisjoint(_MAY_PASS) or (isinstance(response, dict) and _is_busy(response)):
+            return StoreUnavailable(str(problem))
+        return not_set_up(problem, error)
     if "ClientError" in kinds and isinstance(response, dict):
         return translate_response(response)
     if "ParamValidationError" in kinds:  # Its text quotes the parameters.
         return outage("DynamoDB's client refused the parameters of the call")
-    if not kinds.isdisjoint(_UNCONFIGURED):
-        return outage(reason(error))
-    if "CredentialRetrievalError" in kinds:
-        return StoreUnavailable("the credentials could not be retrieved")
     if not kinds.isdisjoint(_NEVER_SENT):
         return Unreachable(f"DynamoDB cannot be reached: {reason(error)}")
     return _lost(error, kinds)
@@ -134,17 +145,18 @@ def is_about_credentials(response: Mapping[str, Any]) -> bool:
     return _part(response, "Error").get("Code") in CREDENTIALS_REFUSED
 
 
+def naming_the_source(error: SessionError, credentials: Any) -> SessionError:
+    """Return an error about refused credentials that says where boto3 has found them."""
+    source = source_of(credentials)
+    return outage(f"{error}; they are from {source}") if source and isinstance(error, ConfigurationError) else error
+
+
 def blames_credentials(error: Exception) -> bool:
     """Whether a client's error says that there were no credentials, or none that are valid."""
     response = getattr(error, "response", None)
     if isinstance(response, dict) and is_about_credentials(response):
         return True
-    return not _kinds(error).isdisjoint(("NoCredentialsError", "PartialCredentialsError"))
-
-
-def _kinds(error: Exception) -> set[str]:
-    """Return the names of an error's classes."""
-    return {kind.__name__ for kind in type(error).__mro__}
+    return not kinds_of(error).isdisjoint(("NoCredentialsError", "PartialCredentialsError"))
 
 
 def _lost(error: Exception, kinds: set[str]) -> SessionError:
@@ -153,8 +165,6 @@ def _lost(error: Exception, kinds: set[str]) -> SessionError:
         return OutcomeUnknown(f"DynamoDB cannot be reached: {cause}")
     # It quotes whatever went wrong while the request was made and sent, be it a header of the request.
     inner = vars(error).get("kwargs", {}).get("error", error)
-    if str(inner).startswith("Invalid header value"):
-        return outage(UNSENDABLE_CREDENTIALS)
     return OutcomeUnknown(f"DynamoDB cannot be reached: {type(inner).__name__}")
 
 
@@ -182,11 +192,38 @@ def translate_response(response: Mapping[str, Any]) -> SessionError:  # noqa: PL
     status = _part(response, "ResponseMetadata").get("HTTPStatusCode")
     if not code or code in _SERVER_ERRORS or (isinstance(status, int) and status >= _SERVER_ERROR):
         return OutcomeUnknown(said)
-    if "specified index" in message:
-        return outage(f"{said}: the table has no index owner-index, which finds the sessions of an owner")
+    if code == "ValidationException":
+        return outage(f"{said}: {_why_invalid(message)}")
+    denied = denial(message) if code == "AccessDeniedException" else None
+    if denied is not None:
+        return outage(f"{said}: {denied.cause}: {denied.fix}")
     if code in _FIXES:
         return outage(f"{said}: {_FIXES[code]}")
     return StoreUnavailable(said)
+
+
+def words_of(error: Exception) -> str:
+    """Return what an error means here, whoever raised it, without what it may quote."""
+    return str(error if isinstance(error, TimeoutError) else translate(error))
+
+
+def _is_busy(response: Mapping[str, Any]) -> bool:
+    """Whether an answer says that there may be another one a moment later."""
+    status = _part(response, "ResponseMetadata").get("HTTPStatusCode")
+    return _part(response, "Error").get("Code") in _THROTTLED or (isinstance(status, int) and status >= _SERVER_ERROR)
+
+
+def _why_invalid(message: str) -> str:
+    """Return what a ValidationException means. Its text may quote the request, so it is not shown."""
+    text = message.lower()
+    if BACKFILLING in text:
+        return "the index owner-index is being built (backfilling): wait until it is ACTIVE"
+    if "specified index" in text:
+        return "the table has no index owner-index, which finds the sessions of an owner"
+    if "kms" in text or "inaccessible_encryption_credentials" in text:
+        return "it cannot use the table's KMS key: enable the key, and let its key policy allow DynamoDB to use it"
+    # "The provided key element does not match the schema", "Missing the key id in the item", "key size", and so on.
+    return _WRONG_KEY if "key" in text or "schema" in text else _UNKNOWN_INVALID
 
 
 def _part(response: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -196,7 +233,8 @@ def _part(response: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _limits(told: Mapping[str, Any], response: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return AWS's reasons: which limit of what was reached. Source: "Diagnosing throttling" in its documentation."""
-    given = response.get("ThrottlingReasons") or told.get("ThrottlingReasons")
+    found = [part[name] for part in (response, told) for name in THROTTLING_REASONS if part.get(name)]
+    given = found[0] if found else None
     if not isinstance(given, list):
         return []
     return [
@@ -204,8 +242,3 @@ def _limits(told: Mapping[str, Any], response: Mapping[str, Any]) -> list[tuple[
         for each in given
         if isinstance(each, dict)
     ]
-
-
-def reason(error: Exception) -> str:
-    """Return the error's own words on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
-from dynamodb_sessions.aws.errors import UNSENDABLE_CREDENTIALS
-from dynamodb_sessions.exceptions import outage
+from dynamodb_sessions.aws.setup_errors import UNSENDABLE, not_set_up
 
 _CONTENT_TYPE = "application/x-amz-json-1.0"
 _TARGET = "DynamoDB_20120810"
@@ -84,7 +83,7 @@ class Signer:
         now, second = int(time.time()), self._second
         if second is None or second.time != now or second.key != key:
             if not f"{key.id}{key.token or ''}".isprintable():
-                raise outage(UNSENDABLE_CREDENTIALS)
+                raise not_set_up(UNSENDABLE)
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
             scope = f"{stamp[:8]}/{self._region}/dynamodb/aws4_request"
             signing_key = f"AWS4{key.secret}".encode()

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import anyio
 
 from dynamodb_sessions.aws.circuit_breaker import CircuitBreaker
-from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown, Refused, Throttled, Unreachable
+from dynamodb_sessions.aws.errors import NotAsked, OutcomeUnknown, Refused, Throttled, Unreachable, words_of
 from dynamodb_sessions.aws.log_redaction import redacted_logs
+from dynamodb_sessions.aws.setup_errors import region_problem
 from dynamodb_sessions.aws.threads import in_thread
 from dynamodb_sessions.aws.transport import open_transport
 from dynamodb_sessions.events import Observation, observing
@@ -150,7 +151,17 @@ class TableCalls:
         self.mode, self.mode_reason, self.probe_error = "memory", str(error), error
 
     def _get_sentinel(self) -> None:
-        self._transport.call_sync("get_item", TableName=self.table_name, Key=self._probe_key)
+        try:
+            self._transport.call_sync("get_item", TableName=self.table_name, Key=self._probe_key)
+        except ConfigurationError as error:
+            raise self._blaming_the_region(error) from None
+
+    def _blaming_the_region(self, error: SessionError) -> SessionError:
+        """Return the error, or another one if the table is called by an ARN of another region than the client's."""
+        if not isinstance(error, ConfigurationError):
+            return error
+        problem = region_problem(self.table_name, self._transport.region_name)
+        return outage(f"{problem}: set AWS_REGION to the table's ({error})") if problem else error
 
     def _ask(self) -> None:
         self._transport.renew()
@@ -162,8 +173,9 @@ class TableCalls:
             try:
                 with redacted_logs():
                     self._create(self.client, self.table_name)
-            except Exception as failure:
-                raise outage(f"the table cannot be created: {type(failure).__name__}: {failure}") from failure
+            except Exception as failure:  # noqa: BLE001 - whatever it is, it is told without what it quotes
+                # Without its cause, which may quote credentials.
+                raise outage(f"the table cannot be created: {words_of(failure)}") from None
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -211,7 +223,7 @@ class TableCalls:
             answer = await self._transport.call(name, deadline=operation.deadline, **parameters)
         except SessionError as error:
             self._breaker.ended_with(error)
-            raise
+            raise self._blaming_the_region(error) from None
         self._breaker.answered()
         if observation is not None and "ConsumedCapacity" in answer:
             observation.add_capacity(answer["ConsumedCapacity"])

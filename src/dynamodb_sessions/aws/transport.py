@@ -20,6 +20,11 @@ class Transport(Protocol):
         """A boto3 client, for what is done once. Raises ConfigurationError if none can be built."""
         ...
 
+    @property
+    def region_name(self) -> str | None:
+        """The region that is called; None: there is no client yet. Never blocks."""
+        ...
+
     async def call(self, operation: str, *, deadline: float, **parameters: Any) -> dict[str, Any]:
         """Send one attempt. `deadline`: seconds of the monotonic clock.
 

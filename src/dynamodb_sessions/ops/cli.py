@@ -23,7 +23,7 @@ import anyio
 
 from dynamodb_sessions import settings
 from dynamodb_sessions.aws.boto3_transport import Boto3Transport
-from dynamodb_sessions.aws.errors import ConditionFailed
+from dynamodb_sessions.aws.errors import ConditionFailed, words_of
 from dynamodb_sessions.aws.table_calls import all_at_once, batches
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.codec import is_text
@@ -122,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     emitting = command("emit", _emit, "print what to deploy: the table, or the IAM policy of those who use it", kind)
     emitting.add_argument("form", choices=["terraform", "cloudformation", "cdk", "cli", "iam"])
     emitting.add_argument("--operator", action="store_true", help="with iam: an operator's policy, not the app's")
+    emitting.add_argument(
+        "--kms-key", type=_key_arn, metavar="ARN", help="with iam: the table's own KMS key, to be allowed, too"
+    )
     emitting.set_defaults(usage=emitting.error)
 
     command("create-table", _create_table, "create the table if it is not there: for development", kind)
@@ -166,11 +169,11 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _emit(options: argparse.Namespace) -> int:
-    if options.operator and options.form != "iam":
-        options.usage("--operator goes with iam only")
+    if (options.operator or options.kms_key) and options.form != "iam":
+        options.usage(f"{'--operator' if options.operator else '--kms-key'} goes with iam only")
     target = _target(options)
     if options.form == "iam":
-        sys.stdout.write(iam.render(target, operator=options.operator))
+        sys.stdout.write(iam.render(target, operator=options.operator, kms_key=options.kms_key))
     else:
         sys.stdout.write(emit.FORMS[options.form](target))
     return 0
@@ -181,8 +184,8 @@ def _create_table(options: argparse.Namespace) -> int:
     client = _store(target).client
     try:
         table_schema.create(client, target.table_name, conversations=target.conversations)
-    except Exception as error:
-        raise ConfigurationError(f"the table cannot be created: {error}") from error
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told without what it quotes
+        raise ConfigurationError(f"the table cannot be created: {words_of(error)}") from None
     print(
         f"the table {target.table_name} is in {client.meta.region_name}; {target.command('check')} looks at it closely"
     )
@@ -345,6 +348,12 @@ def _text(value: str) -> str:
     value = value.removeprefix(_HIDDEN)
     if not is_text(value, max_size=_MAX_KEY_SIZE):
         raise argparse.ArgumentTypeError(f"it must be text of 1 to {_MAX_KEY_SIZE} bytes")
+    return value
+
+
+def _key_arn(value: str) -> str:
+    if not re.fullmatch(r"arn:aws[\w-]*:kms:[\w-]+:\d{12}:key/[\w-]+", value, re.ASCII):
+        raise argparse.ArgumentTypeError("it must be the ARN of a KMS key")
     return value
 
 

@@ -10,12 +10,11 @@ from dynamodb_sessions.stores import table_schema
 
 def render(target: Target) -> str:
     """Return commands of the AWS CLI, one a line."""
-    recovery = "PointInTimeRecoveryEnabled=true"
     commands = [
         _aws(target, "create-table", "--cli-input-json", json.dumps(production(target)), named=False),
         _aws(target, "wait", "table-exists"),
         enable_time_to_live(target),
-        _aws(target, "update-continuous-backups", "--point-in-time-recovery-specification", recovery),
+        enable_recovery(target),
     ]
     return "\n".join(commands) + "\n"
 
@@ -24,6 +23,17 @@ def enable_time_to_live(target: Target, *, enabled: bool = True, attribute: str 
     """Return the command that turns TTL on, or off, for an attribute."""
     specification = f"Enabled={str(enabled).lower()},AttributeName={attribute}"
     return _aws(target, "update-time-to-live", "--time-to-live-specification", specification)
+
+
+def enable_recovery(target: Target) -> str:
+    """Return the command that turns point-in-time recovery on."""
+    recovery = "PointInTimeRecoveryEnabled=true"
+    return _aws(target, "update-continuous-backups", "--point-in-time-recovery-specification", recovery)
+
+
+def protect(target: Target) -> str:
+    """Return the command that turns deletion protection on."""
+    return _aws(target, "update-table", "--deletion-protection-enabled")
 
 
 def add_index(target: Target) -> str:

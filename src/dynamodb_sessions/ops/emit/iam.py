@@ -12,15 +12,25 @@ ITEM_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem")
 CONVERSATION_ACTIONS = (*ITEM_ACTIONS, "Query", "BatchWriteItem")
 """What an app calls on the table of its agents' conversations."""
 
-OPERATOR_ACTIONS = ("Scan", "DescribeTable", "DescribeTimeToLive")
+OPERATOR_ACTIONS = ("Scan", "DescribeTable", "DescribeTimeToLive", "DescribeContinuousBackups")
 """What the command line calls besides."""
 
 
-def render(target: Target, *, operator: bool = False) -> str:
-    """Return the policy of the app's role, or of an operator's: the least that works."""
+KEY_ACTIONS = ("Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "DescribeKey")
+"""What DynamoDB does with a customer managed key in the name of whoever calls it.
+
+Source: "DynamoDB encryption usage notes" in its developer guide; CreateGrant is for who creates the table.
+"""
+
+
+def render(target: Target, *, operator: bool = False, kms_key: str | None = None) -> str:
+    """Return the policy of the app's role, or of an operator's: the least that works.
+
+    `kms_key` is the ARN of the customer managed key that the table is encrypted with.
+    """
     arn = _arn(target)
     item_actions = CONVERSATION_ACTIONS if target.conversations else ITEM_ACTIONS
-    policy = {
+    policy: dict[str, Any] = {
         "Version": "2012-10-17",
         "Statement": [
             _allow(
@@ -31,7 +41,20 @@ def render(target: Target, *, operator: bool = False) -> str:
             _allow("OwnerIndex", ("Query",), f"{arn}/index/{table_schema.OWNER_INDEX}"),
         ],
     }
+    if kms_key is not None:
+        policy["Statement"].append(_allow_key(kms_key))
     return json.dumps(policy, indent=2) + "\n"
+
+
+def _allow_key(arn: str) -> dict[str, Any]:
+    """Return the statement of the table's key: it can be used through DynamoDB only."""
+    return {
+        "Sid": "TableKey",
+        "Effect": "Allow",
+        "Action": [f"kms:{action}" for action in KEY_ACTIONS],
+        "Resource": [arn],
+        "Condition": {"StringLike": {"kms:ViaService": "dynamodb.*.amazonaws.com"}},
+    }
 
 
 def _allow(sid: str, actions: tuple[str, ...], resource: str) -> dict[str, Any]:
