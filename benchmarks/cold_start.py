@@ -74,7 +74,7 @@ class Process:
 
 def make_zip(zip_file: Path) -> Path:
     """Make the example's zip, of the package as it is here."""
-    command = [sys.executable, str(EXAMPLE / "package.py"), str(zip_file), str(EXAMPLE.parent.parent)]
+    command = [sys.executable, str(EXAMPLE / "package.py"), str(zip_file)]
     subprocess.run(command, check=True, capture_output=True)
     return zip_file
 

@@ -3,12 +3,12 @@
 locals {
   # A replica's ARN is the table's with another Region in it.
   table_arns = concat([aws_dynamodb_table.this.arn], [
-    for replica in var.replicas : join(":", [
+    for replica in local.replicas : join(":", [
       for position, part in split(":", aws_dynamodb_table.this.arn) : position == 3 ? replica.region_name : part
     ])
   ])
   index_arns = [for arn in local.table_arns : "${arn}/index/owner-index"]
-  key_arns   = compact(concat([var.kms_key_arn], var.replicas[*].kms_key_arn))
+  key_arns   = compact(concat([var.kms_key_arn], [for replica in local.replicas : replica.kms_key_arn]))
 
   # TransactWriteItems has no permission of its own: it needs those of the puts and deletes in it.
   item_actions = concat(
@@ -24,14 +24,14 @@ locals {
   ] : []
 
   # DynamoDB calls KMS in the name of whoever calls DynamoDB; `kms:ViaService` lets the key be used in no other way.
-  # The Region is a wildcard because replication crosses Regions. CreateGrant is left out of what AWS lists: it is
+  # Its domain is the partition's: in China amazonaws.com.cn. The Region is a wildcard because replication crosses Regions. CreateGrant is left out of what AWS lists: it is
   # needed by whoever creates the table. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html
   key_statements = var.kms_key_arn == null ? [] : [{
     Sid       = "TableKey"
     Effect    = "Allow"
     Action    = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"]
     Resource  = local.key_arns
-    Condition = { StringLike = { "kms:ViaService" = "dynamodb.*.amazonaws.com" } }
+    Condition = { StringLike = { "kms:ViaService" = "dynamodb.*.${data.aws_partition.current.dns_suffix}" } }
   }]
 
   policy = {

@@ -1,30 +1,32 @@
-# The table. Its keys, its index and its TTL attribute are those of `src/dynamodb_sessions/table.py`.
+# The table. Its keys, its index and its TTL attribute are those of `src/dynamodb_sessions/stores/table_schema.py`.
 
 locals {
   provisioned = var.autoscaling != null
-  replicated  = length(var.replicas) > 0
+  replicated  = length(local.replicas) > 0
 
   # Terraform cannot ignore one capacity inside an index block, so an index that scaled would be reset by every apply.
   # It stays fixed, by default at the most the table can write: an index short of capacity throttles the table's writes.
-  index_capacity = local.provisioned ? coalesce(var.autoscaling.index, {
-    read  = var.autoscaling.read.min
-    write = var.autoscaling.write.max
+  index_capacity = local.provisioned ? coalesce(local.autoscaling.index, {
+    read  = local.autoscaling.read.min
+    write = local.autoscaling.write.max
   }) : { read = null, write = null }
 }
 
 resource "aws_dynamodb_table" "this" {
+  #checkov:skip=CKV_AWS_119:A key of one's own is the input kms_key_arn. Without it the table is encrypted too, with a key that AWS owns.
   name                        = var.name
   billing_mode                = local.provisioned ? "PROVISIONED" : "PAY_PER_REQUEST"
-  read_capacity               = local.provisioned ? var.autoscaling.read.min : null
-  write_capacity              = local.provisioned ? var.autoscaling.write.min : null
+  read_capacity               = local.provisioned ? local.autoscaling.read.min : null
+  write_capacity              = local.provisioned ? local.autoscaling.write.min : null
   hash_key                    = "session_id"
   range_key                   = var.conversations ? "position" : null
   deletion_protection_enabled = var.deletion_protection
   tags                        = var.tags
+  table_class                 = var.table_class
 
   # Replication reads the stream; nothing else here does.
-  stream_enabled   = local.replicated
-  stream_view_type = local.replicated ? "NEW_AND_OLD_IMAGES" : null
+  stream_enabled   = local.replicated || var.stream != null
+  stream_view_type = local.replicated ? "NEW_AND_OLD_IMAGES" : var.stream
 
   attribute {
     name = "session_id"
@@ -64,7 +66,17 @@ resource "aws_dynamodb_table" "this" {
   }
 
   point_in_time_recovery {
-    enabled = var.point_in_time_recovery
+    enabled                 = var.point_in_time_recovery
+    recovery_period_in_days = var.point_in_time_recovery ? var.point_in_time_recovery_days : null
+  }
+
+  dynamic "on_demand_throughput" {
+    for_each = var.on_demand_throughput == null ? [] : [var.on_demand_throughput]
+
+    content {
+      max_read_request_units  = try(on_demand_throughput.value.read, null)
+      max_write_request_units = try(on_demand_throughput.value.write, null)
+    }
   }
 
   # Written out even when off: leaving the block away later would keep the old key in place.
@@ -75,7 +87,7 @@ resource "aws_dynamodb_table" "this" {
   }
 
   dynamic "replica" {
-    for_each = var.replicas
+    for_each = local.replicas
 
     content {
       region_name            = replica.value.region_name
@@ -95,14 +107,46 @@ resource "aws_dynamodb_table" "this" {
     }
 
     precondition {
-      condition     = alltrue([for replica in var.replicas : (replica.kms_key_arn == null) == (var.kms_key_arn == null)])
+      condition     = alltrue([for replica in local.replicas : (replica.kms_key_arn == null) == (var.kms_key_arn == null)])
       error_message = "Give a KMS key to the table and to every replica, or to none of them."
+    }
+
+    precondition {
+      condition     = var.region == null || var.region == local.region
+      error_message = "region is ${coalesce(var.region, "null")}, and the provider is in ${local.region}: the table would be made there."
+    }
+
+    precondition {
+      condition     = !contains([for replica in local.replicas : replica.region_name], local.region)
+      error_message = "replicas names ${local.region}, which is where the table itself is: name other Regions only."
+    }
+
+    precondition {
+      condition     = var.kms_key_arn == null ? true : try(split(":", var.kms_key_arn)[3], null) == local.region
+      error_message = "kms_key_arn is of another Region than the table, which is in ${local.region}: DynamoDB takes keys of its own Region only."
+    }
+
+    precondition {
+      condition     = !local.replicated || coalesce(var.stream, "NEW_AND_OLD_IMAGES") == "NEW_AND_OLD_IMAGES"
+      error_message = "replicas need the stream NEW_AND_OLD_IMAGES: leave stream out."
+    }
+
+    precondition {
+      condition     = !(local.provisioned && var.on_demand_throughput != null)
+      error_message = "on_demand_throughput limits on-demand tables: autoscaling has its own max."
     }
   }
 }
 
+resource "aws_dynamodb_resource_policy" "this" {
+  count = var.resource_policy == null ? 0 : 1
+
+  resource_arn = aws_dynamodb_table.this.arn
+  policy       = var.resource_policy
+}
+
 resource "aws_appautoscaling_target" "this" {
-  for_each = local.provisioned ? { read = var.autoscaling.read, write = var.autoscaling.write } : {}
+  for_each = local.provisioned ? { read = local.autoscaling.read, write = local.autoscaling.write } : {}
 
   service_namespace  = "dynamodb"
   resource_id        = "table/${aws_dynamodb_table.this.name}"
@@ -122,7 +166,7 @@ resource "aws_appautoscaling_policy" "this" {
   scalable_dimension = each.value.scalable_dimension
 
   target_tracking_scaling_policy_configuration {
-    target_value = var.autoscaling.target_utilization
+    target_value = local.autoscaling.target_utilization
 
     predefined_metric_specification {
       predefined_metric_type = "DynamoDB${title(each.key)}CapacityUtilization"

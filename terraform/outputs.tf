@@ -8,6 +8,11 @@ output "table_arn" {
   value       = aws_dynamodb_table.this.arn
 }
 
+output "stream_arn" {
+  description = "ARN of the table's stream, or null without one."
+  value       = local.replicated || var.stream != null ? aws_dynamodb_table.this.stream_arn : null
+}
+
 output "owner_index_arn" {
   description = "ARN of the owner index, or null without one."
   value       = var.owner_index ? "${aws_dynamodb_table.this.arn}/index/owner-index" : null

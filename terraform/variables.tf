@@ -24,39 +24,101 @@ variable "owner_index" {
   nullable    = false
 }
 
+# Objects are `any`: an object type would drop a key it does not know, and a misspelt one would be silently ignored.
+# `locals.tf` fills in what is left out.
+
 variable "autoscaling" {
   description = <<-EOT
-    Null bills per request. An object provisions capacity and scales it between `min` and `max` units, aiming at
-    `target_utilization` percent. The index does not scale: its capacity is `index`, by default `read.min` and `write.max`.
+    Null bills per request. An object provisions capacity and scales it: `read` and `write`, each `{ min, max }` in units,
+    and `target_utilization` in percent, 70 by default. The index does not scale: its capacity is `index`, as
+    `{ read, write }`, by default `read.min` and `write.max`.
   EOT
-  type = object({
-    read               = object({ min = number, max = number })
-    write              = object({ min = number, max = number })
-    target_utilization = optional(number, 70)
-    index              = optional(object({ read = number, write = number }))
-  })
-  default = null
+  type        = any
+  default     = null
 
   validation {
-    condition = var.autoscaling == null ? true : alltrue([
+    condition = var.autoscaling == null ? true : try(
+      length(setsubtract(keys(var.autoscaling), ["read", "write", "target_utilization", "index"])) == 0 &&
+      join(" ", keys(var.autoscaling.read)) == "max min" &&
+      join(" ", keys(var.autoscaling.write)) == "max min" &&
+      (try(var.autoscaling.index, null) == null ? true : join(" ", keys(var.autoscaling.index)) == "read write"),
+      false
+    )
+    error_message = "autoscaling has the keys read and write, each { min, max }, and if wanted target_utilization and index, which is { read, write }. It has no others."
+  }
+
+  validation {
+    condition = var.autoscaling == null ? true : try(alltrue([
       for range in [var.autoscaling.read, var.autoscaling.write] :
       range.min >= 1 && range.min <= range.max && floor(range.min) == range.min && floor(range.max) == range.max
-    ])
+    ]), false)
     error_message = "autoscaling.read and autoscaling.write need whole numbers with 1 <= min <= max."
   }
 
   validation {
-    condition = var.autoscaling == null ? true : (
-      var.autoscaling.target_utilization >= 20 && var.autoscaling.target_utilization <= 90
+    condition = try(var.autoscaling.target_utilization, null) == null ? true : try(
+      var.autoscaling.target_utilization >= 20 && var.autoscaling.target_utilization <= 90, false
     )
     error_message = "autoscaling.target_utilization must be between 20 and 90 percent: DynamoDB takes no other."
   }
 
   validation {
-    condition = try(var.autoscaling.index, null) == null ? true : alltrue([
+    condition = try(var.autoscaling.index, null) == null ? true : try(alltrue([
       for units in values(var.autoscaling.index) : units >= 1 && floor(units) == units
-    ])
+    ]), false)
     error_message = "autoscaling.index needs whole numbers of at least 1."
+  }
+}
+
+variable "on_demand_throughput" {
+  description = <<-EOT
+    The most an on-demand table may take, in units a second: `{ read, write }`, of which one may be left out. DynamoDB
+    throttles what is above it, so that a flood of requests costs no more than this. Null: no limit but the account's.
+  EOT
+  type        = any
+  default     = null
+
+  validation {
+    condition = var.on_demand_throughput == null ? true : try(
+      length(var.on_demand_throughput) > 0 && length(setsubtract(keys(var.on_demand_throughput), ["read", "write"])) == 0 &&
+      alltrue([for units in values(var.on_demand_throughput) : units >= 1 && floor(units) == units]),
+      false
+    )
+    error_message = "on_demand_throughput has the keys read and write, whole numbers of at least 1. It has no others."
+  }
+}
+
+variable "table_class" {
+  description = "STANDARD, or STANDARD_INFREQUENT_ACCESS, whose storage costs less and whose requests cost more: for sessions that are stored for long and rarely used."
+  type        = string
+  default     = "STANDARD"
+  nullable    = false
+
+  validation {
+    condition     = contains(["STANDARD", "STANDARD_INFREQUENT_ACCESS"], var.table_class)
+    error_message = "table_class must be STANDARD or STANDARD_INFREQUENT_ACCESS."
+  }
+}
+
+variable "region" {
+  description = "Region the table must be in. Null: wherever the provider is. The plan is refused if the provider is in another."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.region == null ? true : can(regex("^[a-z]{2,}(-[a-z]+)+-[0-9]+$", var.region))
+    error_message = "region must be the name of a Region, such as eu-west-1."
+  }
+}
+
+variable "resource_policy" {
+  description = "Policy of the table itself, in JSON: what lets another account use it. Null: none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.resource_policy == null ? true : can(jsondecode(var.resource_policy).Statement)
+    error_message = "resource_policy must be a policy document in JSON, as jsonencode() or aws_iam_policy_document makes it."
   }
 }
 
@@ -73,10 +135,33 @@ variable "kms_key_arn" {
 }
 
 variable "point_in_time_recovery" {
-  description = "Whether the table can be restored to any second of the last 35 days."
+  description = "Whether the table can be restored to any second of the last days."
   type        = bool
   default     = true
   nullable    = false
+}
+
+variable "point_in_time_recovery_days" {
+  description = "How many days back the table can be restored to: 1 to 35."
+  type        = number
+  default     = 35
+  nullable    = false
+
+  validation {
+    condition     = var.point_in_time_recovery_days >= 1 && var.point_in_time_recovery_days <= 35 && floor(var.point_in_time_recovery_days) == var.point_in_time_recovery_days
+    error_message = "point_in_time_recovery_days must be a whole number from 1 to 35."
+  }
+}
+
+variable "stream" {
+  description = "What the table's stream holds of each change: KEYS_ONLY, NEW_IMAGE, OLD_IMAGE or NEW_AND_OLD_IMAGES. Null: no stream, but replicas turn on the last."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.stream == null ? true : contains(["KEYS_ONLY", "NEW_IMAGE", "OLD_IMAGE", "NEW_AND_OLD_IMAGES"], var.stream)
+    error_message = "stream must be KEYS_ONLY, NEW_IMAGE, OLD_IMAGE or NEW_AND_OLD_IMAGES."
+  }
 }
 
 variable "deletion_protection" {
@@ -88,63 +173,81 @@ variable "deletion_protection" {
 
 variable "replicas" {
   description = <<-EOT
-    Other Regions to replicate the table to, which makes it a global table. With `kms_key_arn` set, each replica names
-    a key of its own Region; without, none does.
+    Other Regions to replicate the table to, which makes it a global table: a list of `{ region_name, kms_key_arn }`. With
+    `kms_key_arn` set, each replica names a key of its own Region; without, none does.
   EOT
-  type = list(object({
-    region_name = string
-    kms_key_arn = optional(string)
-  }))
-  default  = []
-  nullable = false
+  type        = any
+  default     = []
+  nullable    = false
 
   validation {
-    condition     = alltrue([for replica in var.replicas : can(regex("^[a-z]{2,}(-[a-z]+)+-[0-9]+$", replica.region_name))])
+    condition = try(alltrue([
+      for replica in var.replicas :
+      length(setsubtract(keys(replica), ["region_name", "kms_key_arn"])) == 0 && replica.region_name != null
+    ]), false)
+    error_message = "replicas is a list of objects with the keys region_name and, if wanted, kms_key_arn. They have no others."
+  }
+
+  validation {
+    condition     = try(alltrue([for replica in var.replicas : can(regex("^[a-z]{2,}(-[a-z]+)+-[0-9]+$", replica.region_name))]), false)
     error_message = "replicas[*].region_name must be the name of a Region, such as eu-west-1."
   }
 
   validation {
-    condition     = length(distinct(var.replicas[*].region_name)) == length(var.replicas)
+    condition     = try(length(distinct([for replica in var.replicas : replica.region_name])) == length(var.replicas), false)
     error_message = "replicas must not name a Region twice."
   }
 
   validation {
-    condition = alltrue([
-      for replica in var.replicas : replica.kms_key_arn == null ? true :
+    condition = try(alltrue([
+      for replica in var.replicas : try(replica.kms_key_arn, null) == null ? true :
       can(regex("^arn:aws[a-z-]*:kms:${replica.region_name}:[0-9]{12}:key/.+$", replica.kms_key_arn))
-    ])
+    ]), false)
     error_message = "replicas[*].kms_key_arn must be the ARN of a key in the replica's own Region."
   }
 }
 
 variable "alarms" {
   description = <<-EOT
-    CloudWatch alarms, and the SNS topics told when one goes off and when it is over. An alarm goes off when its
-    threshold is exceeded in 3 of 5 minutes: `throttles` and `system_errors` per minute, `latency_ms` on average.
+    CloudWatch alarms, none unless `enabled` is true. `sns_topic_arns`: the SNS topics told when one goes off and when it is
+    over. Each goes off above its threshold in 3 of 5 minutes: `throttles`, of table and index; `key_throttles`, those of
+    one hot key or its neighbours; `system_errors`; `conflicts`, of transactions, all per minute; `latency_ms`, the slowest
+    operation's 99th percentile inside DynamoDB; `replication_ms`, per replica, in 2 of 3 times 5 minutes. With
+    `log_group_name`, the log group of the app, also when sessions are kept in memory because DynamoDB cannot be
+    initialised.
   EOT
-  type = object({
-    enabled        = optional(bool, false)
-    sns_topic_arns = optional(list(string), [])
-    throttles      = optional(number, 0)
-    system_errors  = optional(number, 0)
-    latency_ms     = optional(number, 50)
-  })
-  default  = {}
-  nullable = false
+  type        = any
+  default     = {}
+  nullable    = false
 
   validation {
-    condition     = alltrue([for arn in var.alarms.sns_topic_arns : can(regex("^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:.+$", arn))])
-    error_message = "alarms.sns_topic_arns must be ARNs of SNS topics."
+    condition = try(length(setsubtract(keys(var.alarms), [
+      "enabled", "sns_topic_arns", "log_group_name",
+      "throttles", "key_throttles", "system_errors", "conflicts", "latency_ms", "replication_ms",
+    ])) == 0, false)
+    error_message = "alarms has the keys enabled, sns_topic_arns, log_group_name, throttles, key_throttles, system_errors, conflicts, latency_ms and replication_ms. It has no others."
   }
 
   validation {
-    condition     = var.alarms.throttles >= 0 && var.alarms.system_errors >= 0 && var.alarms.latency_ms > 0
-    error_message = "alarms thresholds must not be negative, and latency_ms must be more than 0."
+    condition     = try(alltrue([for arn in try(var.alarms.sns_topic_arns, []) : can(regex("^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:.+$", arn))]), false)
+    error_message = "alarms.sns_topic_arns must be a list of ARNs of SNS topics."
   }
 
   validation {
-    condition     = var.alarms.enabled || length(var.alarms.sns_topic_arns) == 0
-    error_message = "alarms.sns_topic_arns is set while alarms.enabled is false: nobody would be told anything."
+    condition = try(
+      alltrue([for name in ["throttles", "key_throttles", "system_errors", "conflicts"] : coalesce(try(var.alarms[name], null), 0) >= 0]) &&
+      alltrue([for name in ["latency_ms", "replication_ms"] : coalesce(try(var.alarms[name], null), 1) > 0]),
+      false
+    )
+    error_message = "alarms thresholds must be numbers that are not negative, and latency_ms and replication_ms more than 0."
+  }
+
+  validation {
+    condition = try(
+      tobool(try(var.alarms.enabled, false)) || length(try(var.alarms.sns_topic_arns, [])) == 0 && try(var.alarms.log_group_name, null) == null,
+      false
+    )
+    error_message = "alarms.enabled must be true where sns_topic_arns or log_group_name is set: nobody would be told anything."
   }
 }
 

@@ -1,10 +1,10 @@
 terraform {
-  required_version = ">= 1.3" # optional() with defaults
+  required_version = ">= 1.3" # startswith(), and preconditions
 
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 5.0"
+      version = ">= 5.100" # recovery_period_in_days; the oldest that is tested
     }
   }
 }

@@ -1,6 +1,14 @@
 # The alarms, when they are asked for.
 
-mock_provider "aws" {}
+mock_provider "aws" {
+  mock_data "aws_region" {
+    defaults = { id = "eu-west-1" }
+  }
+
+  mock_data "aws_partition" {
+    defaults = { dns_suffix = "amazonaws.com" }
+  }
+}
 
 variables {
   tags   = { team = "shop" }
@@ -12,10 +20,14 @@ run "throttles" {
 
   assert {
     condition = { for alarm in aws_cloudwatch_metric_alarm.throttles : alarm.alarm_name => [alarm.metric_name, alarm.dimensions] } == {
-      sessions-table-read-throttles        = ["ReadThrottleEvents", tomap({ TableName = "sessions" })]
-      sessions-table-write-throttles       = ["WriteThrottleEvents", tomap({ TableName = "sessions" })]
-      sessions-owner-index-read-throttles  = ["ReadThrottleEvents", tomap({ TableName = "sessions", GlobalSecondaryIndexName = "owner-index" })]
-      sessions-owner-index-write-throttles = ["WriteThrottleEvents", tomap({ TableName = "sessions", GlobalSecondaryIndexName = "owner-index" })]
+      sessions-table-read-throttles            = ["ReadThrottleEvents", tomap({ TableName = "sessions" })]
+      sessions-table-write-throttles           = ["WriteThrottleEvents", tomap({ TableName = "sessions" })]
+      sessions-table-read-key-throttles        = ["ReadKeyRangeThroughputThrottleEvents", tomap({ TableName = "sessions" })]
+      sessions-table-write-key-throttles       = ["WriteKeyRangeThroughputThrottleEvents", tomap({ TableName = "sessions" })]
+      sessions-owner-index-read-throttles      = ["ReadThrottleEvents", tomap({ TableName = "sessions", GlobalSecondaryIndexName = "owner-index" })]
+      sessions-owner-index-write-throttles     = ["WriteThrottleEvents", tomap({ TableName = "sessions", GlobalSecondaryIndexName = "owner-index" })]
+      sessions-owner-index-read-key-throttles  = ["ReadKeyRangeThroughputThrottleEvents", tomap({ TableName = "sessions", GlobalSecondaryIndexName = "owner-index" })]
+      sessions-owner-index-write-key-throttles = ["WriteKeyRangeThroughputThrottleEvents", tomap({ TableName = "sessions", GlobalSecondaryIndexName = "owner-index" })]
     }
     error_message = "Reads and writes are watched, on the table and on the index."
   }
@@ -53,7 +65,7 @@ run "errors_and_latency" {
         ] if length(query.metric) > 0
       }
       } == {
-      for key, metric in { system-errors = ["SystemErrors", "Sum"], latency = ["SuccessfulRequestLatency", "Average"] } : key => {
+      for key, metric in { system-errors = ["SystemErrors", "Sum"], latency = ["SuccessfulRequestLatency", "p99"] } : key => {
         for operation in ["GetItem", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "Query"] :
         lower(operation) => ["AWS/DynamoDB", metric[0], metric[1], operation]
       }
@@ -73,6 +85,47 @@ run "errors_and_latency" {
 run "all_of_them" {
   command = plan
 
+  variables {
+    replicas = [{ region_name = "us-east-1" }]
+    alarms = {
+      enabled        = true
+      sns_topic_arns = ["arn:aws:sns:eu-west-1:123456789012:on-call"]
+      log_group_name = "/aws/lambda/shop"
+    }
+  }
+
+  assert {
+    condition = (
+      [for alarm in aws_cloudwatch_metric_alarm.conflicts : [alarm.metric_name, alarm.dimensions, alarm.threshold]] == [
+        ["TransactionConflict", tomap({ TableName = "sessions" }), 100],
+      ] &&
+      [for alarm in aws_cloudwatch_metric_alarm.replication : [alarm.metric_name, alarm.dimensions, alarm.threshold]] == [
+        ["ReplicationLatency", tomap({ TableName = "sessions", ReceivingRegion = "us-east-1" }), 60000],
+      ]
+    )
+    error_message = "Conflicts of transactions are watched, and how late each replica is."
+  }
+
+  assert {
+    condition = [
+      for filter in aws_cloudwatch_log_metric_filter.fallback :
+      [filter.log_group_name, filter.pattern, filter.metric_transformation[0].namespace, filter.metric_transformation[0].name]
+      ] == [
+      for alarm in aws_cloudwatch_metric_alarm.fallback :
+      ["/aws/lambda/shop", "\"sessions are kept in this process\"", alarm.namespace, alarm.metric_name]
+    ]
+    error_message = "The line that the app logs when memory stands in is counted, and the count is watched."
+  }
+
+  assert {
+    condition = length(aws_cloudwatch_metric_alarm.fallback) == 1 && alltrue([
+      for alarm in concat(values(aws_cloudwatch_metric_alarm.conflicts), values(aws_cloudwatch_metric_alarm.replication), values(aws_cloudwatch_metric_alarm.fallback)) :
+      alarm.alarm_actions == toset(var.alarms.sns_topic_arns) && alarm.ok_actions == toset(var.alarms.sns_topic_arns) &&
+      alarm.treat_missing_data == "notBreaching" && alarm.tags.team == "shop"
+    ])
+    error_message = "These tell the topics too."
+  }
+
   assert {
     condition = alltrue([
       for alarm in concat(values(aws_cloudwatch_metric_alarm.throttles), values(aws_cloudwatch_metric_alarm.per_operation)) :
@@ -88,11 +141,11 @@ run "thresholds" {
   command = plan
 
   variables {
-    alarms = { enabled = true, throttles = 10, system_errors = 5, latency_ms = 20 }
+    alarms = { enabled = true, throttles = 10, key_throttles = 3, system_errors = 5, latency_ms = 20, conflicts = null }
   }
 
   assert {
-    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.throttles : alarm.threshold == 10])
+    condition     = alltrue([for key, alarm in aws_cloudwatch_metric_alarm.throttles : alarm.threshold == (endswith(key, "-key") ? 3 : 10)])
     error_message = "The throttles have the given threshold."
   }
 
@@ -113,7 +166,7 @@ run "without_index" {
   }
 
   assert {
-    condition     = toset(keys(aws_cloudwatch_metric_alarm.throttles)) == toset(["table-read", "table-write"])
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.throttles)) == toset(["table-read", "table-write", "table-read-key", "table-write-key"])
     error_message = "An index that does not exist is not watched."
   }
 

@@ -1,6 +1,14 @@
 # Who may do what. The provider is a stand-in that makes up the ARNs AWS would: nothing is called, nothing is made.
 
 mock_provider "aws" {
+  mock_data "aws_region" {
+    defaults = { id = "eu-west-1" }
+  }
+
+  mock_data "aws_partition" {
+    defaults = { dns_suffix = "amazonaws.com" }
+  }
+
   mock_resource "aws_dynamodb_table" {
     defaults = {
       arn = "arn:aws:dynamodb:eu-west-1:123456789012:table/sessions"
@@ -105,6 +113,40 @@ run "key" {
       }]
     ])
     error_message = "Both policies cover the key, only that key, and only through DynamoDB."
+  }
+}
+
+run "key_in_china" {
+  variables {
+    kms_key_arn = "arn:aws-cn:kms:cn-north-1:123456789012:key/one"
+  }
+
+  override_data {
+    target = data.aws_region.current
+    values = { id = "cn-north-1" }
+  }
+
+  override_data {
+    target = data.aws_partition.current
+    values = { dns_suffix = "amazonaws.com.cn" }
+  }
+
+  assert {
+    condition = [
+      for statement in jsondecode(output.policy_json).Statement : statement.Condition if statement.Sid == "TableKey"
+    ] == [{ StringLike = { "kms:ViaService" = "dynamodb.*.amazonaws.com.cn" } }]
+    error_message = "In China, services call KMS by another domain."
+  }
+}
+
+run "of_the_table_itself" {
+  variables {
+    resource_policy = "{\"Version\": \"2012-10-17\", \"Statement\": []}"
+  }
+
+  assert {
+    condition     = aws_dynamodb_resource_policy.this[0].resource_arn == output.table_arn && aws_dynamodb_resource_policy.this[0].policy == var.resource_policy
+    error_message = "The table has the policy that it is given."
   }
 }
 

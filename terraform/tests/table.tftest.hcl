@@ -129,6 +129,32 @@ run "unprotected" {
   }
 }
 
+run "what_else_dynamodb_offers" {
+  command = plan
+
+  variables {
+    region                      = "eu-west-1"
+    table_class                 = "STANDARD_INFREQUENT_ACCESS"
+    stream                      = "KEYS_ONLY"
+    point_in_time_recovery_days = 7
+    on_demand_throughput        = { write = 2000 }
+  }
+
+  assert {
+    condition = (
+      aws_dynamodb_table.this.table_class == "STANDARD_INFREQUENT_ACCESS" &&
+      aws_dynamodb_table.this.stream_enabled && aws_dynamodb_table.this.stream_view_type == "KEYS_ONLY" &&
+      aws_dynamodb_table.this.point_in_time_recovery[0].recovery_period_in_days == 7
+    )
+    error_message = "Class, stream and days are those that were asked for."
+  }
+
+  assert {
+    condition     = aws_dynamodb_table.this.on_demand_throughput[0].max_write_request_units == 2000
+    error_message = "Writes are limited."
+  }
+}
+
 run "own_key" {
   command = plan
 

@@ -1,6 +1,14 @@
 # Every input that must be refused, one run each.
 
-mock_provider "aws" {}
+mock_provider "aws" {
+  mock_data "aws_region" {
+    defaults = { id = "eu-west-1" }
+  }
+
+  mock_data "aws_partition" {
+    defaults = { dns_suffix = "amazonaws.com" }
+  }
+}
 
 run "name_too_short" {
   command = plan
@@ -163,4 +171,84 @@ run "topics_without_alarms" {
     alarms = { sns_topic_arns = ["arn:aws:sns:eu-west-1:123456789012:on-call"] }
   }
   expect_failures = [var.alarms]
+}
+
+run "misspelt_keys" {
+  command = plan
+  variables {
+    autoscaling          = { read = { min = 1, max = 4 }, write = { min = 1, max = 2 }, target_utilisation = 50 }
+    replicas             = [{ region_name = "us-east-1" }, { region_name = "us-west-2", kms_key = "x" }]
+    alarms               = { enabled = true, latency = 20 }
+    on_demand_throughput = { writes = 100 }
+  }
+  expect_failures = [var.autoscaling, var.replicas, var.alarms, var.on_demand_throughput]
+}
+
+run "misspelt_keys_further_in" {
+  command = plan
+  variables {
+    autoscaling = { read = { min = 1, maximum = 4, max = 4 }, write = { min = 1, max = 2 } }
+    replicas    = ["us-east-1"]
+    alarms      = "yes"
+  }
+  expect_failures = [var.autoscaling, var.replicas, var.alarms]
+}
+
+run "what_dynamodb_does_not_know" {
+  command = plan
+  variables {
+    table_class                 = "STANDARD_IA"
+    stream                      = "ALL"
+    region                      = "Ireland"
+    point_in_time_recovery_days = 36
+    resource_policy             = "allow everything"
+    on_demand_throughput        = { write = 0 }
+    alarms                      = { log_group_name = "/aws/lambda/shop" }
+  }
+  expect_failures = [
+    var.table_class, var.stream, var.region, var.point_in_time_recovery_days, var.resource_policy,
+    var.on_demand_throughput, var.alarms,
+  ]
+}
+
+run "replica_where_the_table_is" {
+  command = plan
+  variables {
+    replicas = [{ region_name = "eu-west-1" }]
+  }
+  expect_failures = [aws_dynamodb_table.this]
+}
+
+run "key_of_another_region" {
+  command = plan
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/one"
+  }
+  expect_failures = [aws_dynamodb_table.this]
+}
+
+run "another_region_than_the_providers" {
+  command = plan
+  variables {
+    region = "eu-central-1"
+  }
+  expect_failures = [aws_dynamodb_table.this]
+}
+
+run "replicas_by_a_stream_without_images" {
+  command = plan
+  variables {
+    stream   = "KEYS_ONLY"
+    replicas = [{ region_name = "us-east-1" }]
+  }
+  expect_failures = [aws_dynamodb_table.this]
+}
+
+run "a_limit_of_a_provisioned_table" {
+  command = plan
+  variables {
+    autoscaling          = { read = { min = 1, max = 4 }, write = { min = 1, max = 2 } }
+    on_demand_throughput = { read = 100 }
+  }
+  expect_failures = [aws_dynamodb_table.this]
 }

@@ -1,17 +1,23 @@
 """The Lambda example as it is shipped: its zip, unpacked, in fresh processes, sent the events of API Gateway."""
 
 import os
+import re
+import runpy
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from packaging.requirements import Requirement
 
 from benchmarks import cold_start
 from dynamodb_sessions.stores import table_schema
 from tests.conftest import KEY
 from tests.helpers.mangum import Event, http_api, rest_api
+
+EXAMPLE = cold_start.EXAMPLE
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +88,28 @@ def test_the_same_files_make_the_same_zip(function_zip: Path, tmp_path: Path) ->
     again = cold_start.make_zip(tmp_path / "again.zip")
     assert again.read_bytes() == function_zip.read_bytes()
     assert not any("__pycache__" in name or name.startswith("boto") for name in zipfile.ZipFile(again).namelist())
+
+
+def test_everything_is_pinned_by_hash_and_boto3_is_lambdas() -> None:
+    wanted = {line.split("#")[0].strip() for line in (EXAMPLE / "requirements.in").read_text().splitlines()} - {""}
+    project = tomllib.loads((EXAMPLE.parent.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {Requirement(each).name for each in project} - {"boto3"} <= wanted
+    pinned = re.findall(
+        r"^([\w-]+)==\S+((?: \\\n    --hash=sha256:[0-9a-f]{64})*)$",
+        (EXAMPLE / "requirements.txt").read_text(),
+        re.MULTILINE,
+    )
+    assert wanted <= {name.replace("-", "_") for name, _ in pinned}
+    assert all(hashes for _, hashes in pinned)
+    assert not any(name.startswith("boto") for name, _ in pinned)
+
+
+def test_a_compiled_package_is_that_of_the_named_platform(tmp_path: Path) -> None:
+    requirements = tmp_path / "mine.txt"
+    requirements.write_text(
+        "markupsafe==3.0.3 --hash=sha256:133a43e73a802c5562be9bbcd03d090aa5a1fe899db609c29e8c8d815c5f6de6\n"
+    )
+    package = runpy.run_path(str(EXAMPLE / "package.py"))
+    package["install_pinned"](tmp_path / "made", requirements, "manylinux2014_aarch64", "3.13")
+    (library,) = (tmp_path / "made" / "markupsafe").glob("*.so")
+    assert library.name == "_speedups.cpython-313-aarch64-linux-gnu.so"

@@ -356,6 +356,7 @@ def test_create_table_makes_it_once(run: Run, table_name: str, stored: Callable[
         (["emit"], "the following arguments are required: form"),
         (["emit", "pulumi"], "invalid choice: 'pulumi'"),
         (["emit", "cli", "--operator"], "--operator goes with iam only"),
+        (["emit", "cli", "--kms-key", "x"], "--kms-key goes with iam only"),
     ],
     ids=str,
 )

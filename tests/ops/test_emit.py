@@ -23,6 +23,7 @@ from dynamodb_sessions.ops.target import Target
 from dynamodb_sessions.stores import table_schema
 from tests.conftest import TERRAFORM
 
+KMS_KEY = "arn:aws:kms:us-east-1:123456789012:key/0f1e2d3c-0000-0000-0000-000000000000"
 MODULE = Path(__file__).parent.parent.parent / "terraform"
 
 PROVIDER = """
@@ -129,9 +130,7 @@ def test_terraform_names_the_region_if_one_is_given() -> None:
 # CloudFormation.
 
 
-def test_cloudformation_passes_the_linter(target: Target, tmp_path: Path) -> None:
-    template = tmp_path / "sessions.json"
-    template.write_text(FORMS["cloudformation"](target))
+def lint(template: Path) -> None:
     ran = subprocess.run(
         [Path(sys.executable).with_name("cfn-lint"), "--include-checks", "I", "--", template],
         capture_output=True,
@@ -142,23 +141,82 @@ def test_cloudformation_passes_the_linter(target: Target, tmp_path: Path) -> Non
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
-def test_cloudformation_makes_the_table(
-    target: Target, moto_url: str, dynamodb: Any, is_as_defined: Callable[[], None]
-) -> None:
+def test_cloudformation_passes_the_linter(target: Target, tmp_path: Path) -> None:
+    template = tmp_path / "sessions.json"
+    template.write_text(FORMS["cloudformation"](target))
+    lint(template)
+
+
+@pytest.fixture
+def stack(target: Target, moto_url: str) -> dict[str, str]:
+    """The outputs of what CloudFormation made, with a key of one's own."""
     client = boto3.client("cloudformation", endpoint_url=moto_url, region_name="us-east-1")
-    client.create_stack(StackName=target.table_name, TemplateBody=FORMS["cloudformation"](target))
-    (stack,) = client.describe_stacks(StackName=target.table_name)["Stacks"]
-    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    client.create_stack(
+        StackName=target.table_name,
+        TemplateBody=FORMS["cloudformation"](target),
+        Parameters=[{"ParameterKey": "KmsKeyArn", "ParameterValue": KMS_KEY}],
+    )
+    (made,) = client.describe_stacks(StackName=target.table_name)["Stacks"]
+    assert made["StackStatus"] == "CREATE_COMPLETE"
+    return {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
+
+
+def test_cloudformation_makes_the_table(
+    target: Target, stack: dict[str, str], dynamodb: Any, is_as_defined: Callable[[], None]
+) -> None:
+    described = dynamodb.describe_table(TableName=target.table_name)["Table"]
+    assert (stack["TableName"], stack["TableArn"]) == (target.table_name, described["TableArn"])
     # moto leaves out what is no part of CreateTable.
-    properties = json.loads(FORMS["cloudformation"](target))["Resources"][
-        "Conversations" if target.conversations else "Sessions"
-    ]["Properties"]
+    template = json.loads(FORMS["cloudformation"](target))
+    properties = template["Resources"]["Conversations" if target.conversations else "Sessions"]["Properties"]
+    recovery = properties["PointInTimeRecoverySpecification"]
+    recovery["RecoveryPeriodInDays"] = template["Parameters"][recovery["RecoveryPeriodInDays"]["Ref"]]["Default"]
     for name, call in (
         ("TimeToLiveSpecification", dynamodb.update_time_to_live),
         ("PointInTimeRecoverySpecification", dynamodb.update_continuous_backups),
     ):
         call(TableName=target.table_name, **{name: properties[name]})
     is_as_defined()
+
+
+def test_cloudformation_makes_the_apps_policy(target: Target, stack: dict[str, str], moto_url: str) -> None:
+    client = boto3.client("iam", endpoint_url=moto_url, region_name="us-east-1")
+    stored = client.get_policy_version(PolicyArn=stack["PolicyArn"], VersionId="v1")["PolicyVersion"]["Document"]
+    there = replace(target, table_name=stack["TableArn"])
+    assert stored == json.loads(iam.render(there, kms_key=KMS_KEY))
+
+
+# SAM.
+
+
+def test_sam_passes_the_linter(tmp_path: Path) -> None:
+    template = tmp_path / "template.json"
+    template.write_text(FORMS["sam"](Target("sessions")))
+    lint(template)
+
+
+def test_sam_deploys_the_lambda_example() -> None:
+    """The function is the one of examples/lambda_app, with the table, the settings and the policy that it needs."""
+    target = Target("logins")
+    template, alone = (json.loads(FORMS[form](target)) for form in ("sam", "cloudformation"))
+    function = template["Resources"]["Function"]["Properties"]
+    assert (function["CodeUri"], function["Handler"]) == ("function.zip", "app.handler")
+    assert template["Resources"]["Sessions"] == alone["Resources"]["Sessions"]
+    on_table, on_key = function["Policies"]
+    assert on_table == alone["Resources"]["AppPolicy"]["Properties"]["PolicyDocument"]
+    assert [statement["Action"] for statement in on_key["Statement"]] == [["ssm:GetParameter"]]
+    example = (MODULE.parent / "examples" / "lambda_app" / "app.py").read_text()
+    assert all(name in example for name in function["Environment"]["Variables"] if name.endswith("PARAMETER"))
+    assert function["Environment"]["Variables"]["SESSION_TABLE_NAME"] == {"Ref": "Sessions"}
+    deployed = (MODULE / "examples" / "lambda" / "main.tf").read_text()
+    for terraform_name, name in (("runtime", "Runtime"), ("memory_size", "MemorySize"), ("timeout", "Timeout")):
+        (value,) = re.findall(rf"^  {terraform_name} += (.*)$", deployed, re.MULTILINE)
+        assert json.loads(value) == function[name]
+
+
+def test_sam_is_for_sessions() -> None:
+    with pytest.raises(ConfigurationError, match="leave --conversations out"):
+        FORMS["sam"](Target("conversations", conversations=True))
 
 
 # CDK.
@@ -368,10 +426,33 @@ def test_the_policies_are_of_one_table(target: Target, expected: str) -> None:
     assert [each["Resource"] for each in statements] == [[expected], [f"{expected}/index/owner-index"]]
 
 
+@pytest.mark.parametrize(
+    ("partition", "region", "domain"),
+    [
+        ("aws", "eu-west-1", "amazonaws.com"),
+        ("aws-us-gov", "us-gov-west-1", "amazonaws.com"),
+        ("aws-cn", "cn-north-1", "amazonaws.com.cn"),
+    ],
+)
+def test_a_key_of_ones_own_is_used_through_dynamodb_only(partition: str, region: str, domain: str) -> None:
+    arn = f"arn:{partition}:kms:{region}:123456789012:key/one"
+    statement = json.loads(iam.render(Target("sessions", region), kms_key=arn))["Statement"][-1]
+    assert statement["Resource"] == [arn]
+    assert statement["Condition"] == {"StringLike": {"kms:ViaService": f"dynamodb.*.{domain}"}}
+    (of_module,) = re.findall(r'Action += (\["kms:.*\])', (MODULE / "iam.tf").read_text())
+    assert statement["Action"] == json.loads(of_module)
+
+
+@pytest.mark.parametrize("key", ["alias/sessions", "arn:aws:kms:eu-west-1:123456789012:alias/sessions", "", "*"])
+def test_a_key_is_named_by_its_arn(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="not its alias"):
+        iam.render(Target("sessions"), kms_key=key)
+
+
 # As a user asks for it.
 
 
-@pytest.mark.parametrize("form", ["terraform", "cloudformation", "cdk", "cli", "iam"])
+@pytest.mark.parametrize("form", ["terraform", "cloudformation", "sam", "cdk", "cli", "iam"])
 def test_the_command_prints_it(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["emit", form, "--table", "logins"]) == 0
     expected = (FORMS | {"iam": iam.render})[form](Target("logins"))
@@ -389,6 +470,11 @@ def test_the_command_prints_that_of_conversations(form: str, capsys: pytest.Capt
 def test_the_operators_policy_is_printed_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["emit", "iam", "--operator"]) == 0
     assert capsys.readouterr().out == iam.render(Target("sessions"), operator=True)
+
+
+def test_the_keys_statement_is_printed_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["emit", "iam", "--kms-key", KMS_KEY]) == 0
+    assert capsys.readouterr().out == iam.render(Target("sessions"), kms_key=KMS_KEY)
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))

@@ -4,22 +4,27 @@
 """
 
 import json
+import logging
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBStore
+from dynamodb_sessions import DynamoDBStore, MemoryStore
 from dynamodb_sessions.agents import DynamoDBConversation
 from dynamodb_sessions.ops import cli
 from dynamodb_sessions.ops.emit import iam
 from dynamodb_sessions.ops.target import Target
 from dynamodb_sessions.stores import table_schema
+from dynamodb_sessions.stores.fallback import FallbackStore
 from tests.conftest import TERRAFORM
 from tests.helpers.policies import granted
 from tests.stores import test_contract
@@ -190,3 +195,11 @@ def test_the_lambda_example_applies_and_goes_again(
     assert function.list_functions()["Functions"] == []
     with pytest.raises(dynamodb.exceptions.ResourceNotFoundException):
         dynamodb.describe_table(TableName="visits")
+
+
+def test_a_fallback_to_memory_is_a_line_that_the_alarm_is_for(caplog: pytest.LogCaptureFixture) -> None:
+    (pattern,) = re.findall(r'pattern += "\\"(.*)\\""', (PROJECT / "terraform" / "alarms.tf").read_text())
+    unreachable = DynamoDBStore("sessions", region_name="us-east-1", endpoint_url="http://127.0.0.1:1", timeout=1)
+    anyio.run(partial(FallbackStore(unreachable, MemoryStore()).load, "A" * 43, now=1))
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert pattern in line

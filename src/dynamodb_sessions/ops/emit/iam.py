@@ -1,8 +1,11 @@
 """The two IAM policies: of the app's role, and of an operator's."""
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
+from dynamodb_sessions.exceptions import ConfigurationError
 from dynamodb_sessions.ops.target import Target
 from dynamodb_sessions.stores import table_schema
 
@@ -15,54 +18,70 @@ CONVERSATION_ACTIONS = (*ITEM_ACTIONS, "Query", "BatchWriteItem")
 OPERATOR_ACTIONS = ("Scan", "DescribeTable", "DescribeTimeToLive", "DescribeContinuousBackups")
 """What the command line calls besides."""
 
-
 KEY_ACTIONS = ("Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "DescribeKey")
-"""What DynamoDB does with a customer managed key in the name of whoever calls it.
+"""What DynamoDB calls in the name of whoever calls DynamoDB, where the table has a customer managed key.
 
-Source: "DynamoDB encryption usage notes" in its developer guide; CreateGrant is for who creates the table.
+AWS lists CreateGrant too: it is needed by whoever creates the table.
+Source: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html
+"""
+
+_KEY_ARN = re.compile(r"arn:(aws[a-z-]*):kms:[a-z0-9-]+:[0-9]{12}:key/[\w-]+", re.ASCII)
+_DOMAINS = {"aws-cn": "amazonaws.com.cn"}
+"""By which services call KMS, where it is not amazonaws.com. GovCloud has that one too.
+
+Source: the endpoints of DynamoDB, https://docs.amazonaws.cn/en_us/aws/latest/userguide/endpoints-Beijing.html
 """
 
 
 def render(target: Target, *, operator: bool = False, kms_key: str | None = None) -> str:
     """Return the policy of the app's role, or of an operator's: the least that works.
 
-    `kms_key` is the ARN of the customer managed key that the table is encrypted with.
+    `kms_key` is the ARN of the table's customer managed key, if it has one. Raises ConfigurationError for what is no
+    ARN of a key.
     """
     arn = _arn(target)
+    policy = document(target, arn, lambda index: f"{arn}/index/{index}", operator=operator)
+    if kms_key is not None:
+        if not (key := _KEY_ARN.fullmatch(kms_key)):
+            raise ConfigurationError(
+                "a policy names a key by its ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not its alias"
+            )
+        policy["Statement"].append(key_statement(kms_key, _DOMAINS.get(key[1], "amazonaws.com")))
+    return json.dumps(policy, indent=2) + "\n"
+
+
+def document(target: Target, table: Any, index: Callable[[str], Any], *, operator: bool = False) -> dict[str, Any]:
+    """Return a policy for a table and its indexes: their ARNs, or what a template has in place of them."""
     item_actions = CONVERSATION_ACTIONS if target.conversations else ITEM_ACTIONS
-    policy: dict[str, Any] = {
+    return {
         "Version": "2012-10-17",
         "Statement": [
             _allow(
                 "Conversations" if target.conversations else "Sessions",
                 item_actions + OPERATOR_ACTIONS if operator else item_actions,
-                arn,
+                [table],
             ),
-            _allow("OwnerIndex", ("Query",), f"{arn}/index/{table_schema.OWNER_INDEX}"),
+            _allow("OwnerIndex", ("Query",), [index(table_schema.OWNER_INDEX)]),
         ],
     }
-    if kms_key is not None:
-        policy["Statement"].append(_allow_key(kms_key))
-    return json.dumps(policy, indent=2) + "\n"
 
 
-def _allow_key(arn: str) -> dict[str, Any]:
-    """Return the statement of the table's key: it can be used through DynamoDB only."""
-    return {
-        "Sid": "TableKey",
-        "Effect": "Allow",
-        "Action": [f"kms:{action}" for action in KEY_ACTIONS],
-        "Resource": [arn],
-        "Condition": {"StringLike": {"kms:ViaService": "dynamodb.*.amazonaws.com"}},
+def key_statement(key: Any, domain: str) -> dict[str, Any]:
+    """Return the statement for a table's own key, which lets it be used through DynamoDB only.
+
+    The region is a wildcard because the replicas of a global table have keys of their own.
+    """
+    return _allow("TableKey", KEY_ACTIONS, [key], service="kms") | {
+        "Condition": {"StringLike": {"kms:ViaService": f"dynamodb.*.{domain}"}}
     }
 
 
-def _allow(sid: str, actions: tuple[str, ...], resource: str) -> dict[str, Any]:
+def _allow(sid: str, actions: tuple[str, ...], resources: list[Any], *, service: str = "dynamodb") -> dict[str, Any]:
     return {
         "Sid": sid,
         "Effect": "Allow",
-        "Action": [f"dynamodb:{action}" for action in actions],
-        "Resource": [resource],
+        "Action": [f"{service}:{action}" for action in actions],
+        "Resource": resources,
     }
 
 
