@@ -1,6 +1,6 @@
 """A primary store that fails as it is told to, and the time that a fallback goes by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import anyio
@@ -11,7 +11,7 @@ from dynamodb_sessions import (
     StoreUnavailable,
 )
 from dynamodb_sessions.clock import wall_clock
-from dynamodb_sessions.stores.contract import Record
+from dynamodb_sessions.stores.contract import Party, Record, parties_of
 from dynamodb_sessions.stores.fallback import FallbackStore
 
 
@@ -28,7 +28,7 @@ class Primary(MemoryStore):
         self.probes = 0
         self.deleted: list[str] = []
         self.buried: set[str] = set()
-        self.revoked: dict[str, int] = {}
+        self.revoked: dict[Party, int] = {}
 
     def probe(self) -> bool:
         self.probes += 1
@@ -58,14 +58,26 @@ class Primary(MemoryStore):
         return await super().delete(session_id, record=record, version=version)
 
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None, now: int | None = None) -> int:
-        self.revoked[str(owner)] = wall_clock() if now is None else now
+        self.revoked[Party("owner", owner)] = wall_clock() if now is None else now
         return await super().revoke_owner(owner, keep=keep)
 
+    async def revoke_tenant(self, tenant: str | None, *, keep: str | None = None, now: int | None = None) -> int:
+        self.revoked[Party("tenant", tenant)] = wall_clock() if now is None else now
+        return await super().revoke_tenant(tenant, keep=keep)
+
     async def move_in(
-        self, record: Record, *, now: int, fresh_id: Callable[[], str], revoked_at: int | None = None
+        self,
+        record: Record,
+        *,
+        now: int,
+        fresh_id: Callable[[], str],
+        revoked_at: Mapping[Party, int] | None = None,
     ) -> Record | None:
-        at = self.revoked.get(str(record.owner), revoked_at)
-        if record.id in self.buried or (at != revoked_at and at is not None and at >= record.created_at):
+        known = revoked_at or {}
+        times = {party: self.revoked[party] for party in parties_of(record) if party in self.revoked}
+        if any(at >= record.created_at and at != known.get(party) for party, at in times.items()):
+            return None
+        if record.id in self.buried:
             return None
         return await self.create(replace(record, id=fresh_id()), now=now, replaces=record.id)
 

@@ -51,6 +51,7 @@ def test_it_says_what_is_known_now(clock: Clock) -> None:
         created_at=clock.now - 10,
         expires_at=clock.now + 90,
         owner="acme/alice",
+        tenant="acme",
         max_age=100,
         authenticated_at=clock.now - 5,
     )
@@ -62,6 +63,7 @@ def test_it_says_what_is_known_now(clock: Clock) -> None:
         "expires_at": clock.now + 90,
         "expires_in": 90,
         "owner": "acme/alice",
+        "tenant": "acme",
         "max_age": 100,
         "authenticated_at": clock.now - 5,
     }
@@ -69,7 +71,7 @@ def test_it_says_what_is_known_now(clock: Clock) -> None:
     session.bind("acme/bob")
     session.set_max_age(None)
     after = session.info
-    assert (after.owner, after.max_age, after.expires_in) == ("acme/bob", None, 0)
+    assert (after.owner, after.tenant, after.max_age, after.expires_in) == ("acme/bob", None, None, 0)
     assert after.authenticated_at == clock.now
     assert after.id != before.id
     assert (before.owner, before.expires_in) == ("acme/alice", 90), "a look is of its moment"

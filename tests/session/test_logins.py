@@ -30,16 +30,17 @@ def confirmed(session: Session) -> bool:
 
 async def test_a_login_stores_who_where_and_when(store: Any, clock: Clock) -> None:
     alice = Browser(store)
-    await alice.do(lambda session: session.bind("acme/alice", label="Firefox on Linux"))
+    await alice.do(lambda session: session.bind("acme/alice", tenant="acme", label="Firefox on Linux"))
     record = await stored(store)
     assert (record.owner, record.label, record.authenticated_at) == ("acme/alice", "Firefox on Linux", clock.now)
+    assert record.tenant == "acme"
     assert record.handle is not None
     assert len(bytes.fromhex(record.handle)) == 8
 
     clock.now += 5
     await alice.do(lambda session: session.bind("acme/alice"))
     again = await stored(store)
-    assert (again.label, again.authenticated_at) == (None, clock.now)
+    assert (again.tenant, again.label, again.authenticated_at) == (None, None, clock.now)
     assert again.handle not in (None, record.handle)
 
 
@@ -47,12 +48,12 @@ async def test_a_session_without_a_login_has_nothing_of_it(store: Any) -> None:
     """Who does not use it, does not pay for it."""
     await Browser(store).do(lambda session: session.update(a=1))
     record = await stored(store)
-    assert (record.owner, record.handle, record.label, record.authenticated_at) == (None,) * 4
+    assert (record.owner, record.tenant, record.handle, record.label, record.authenticated_at) == (None,) * 5
 
 
 async def test_a_confirmed_login_is_fresh_under_a_new_id(store: Any, clock: Clock) -> None:
     alice = Browser(store)
-    await alice.do(lambda session: session.bind("acme/alice", label="Firefox"))
+    await alice.do(lambda session: session.bind("acme/alice", tenant="acme", label="Firefox"))
     before = await stored(store)
     clock.now += 601
     assert await alice.do(lambda session: session.info.is_fresh(600)) is False
@@ -61,6 +62,7 @@ async def test_a_confirmed_login_is_fresh_under_a_new_id(store: Any, clock: Cloc
     assert before.id != after.id
     assert (after.authenticated_at, after.created_at) == (clock.now, before.created_at), "it is the same login"
     assert (after.owner, after.handle, after.label) == (before.owner, before.handle, before.label)
+    assert after.tenant == before.tenant == "acme"
     clock.now += 600
     assert await alice.do(lambda session: session.info.is_fresh(600)) is True
 
@@ -85,12 +87,13 @@ async def test_a_logout_forgets_the_proof(store: Any) -> None:
 
 async def test_a_login_under_an_id_of_ones_own_keeps_the_id(store: Any, clock: Clock) -> None:
     async with open_session(store, "job-1") as session:
-        session.bind("acme/alice", label="job")
+        session.bind("acme/alice", tenant="acme", label="job")
     clock.now += 10
     async with open_session(store, "job-1") as session:
         session.confirm_login()
     record = await stored(store)
     assert (record.id, record.owner, record.label, record.authenticated_at) == ("job-1", "acme/alice", "job", clock.now)
+    assert record.tenant == "acme"
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ async def created(store: SessionStore, record: Record) -> Record:
 
 
 async def test_a_created_record_is_loaded_as_it_was(store: SessionStore) -> None:
-    login: Any = {"owner": "acme/alice", "handle": "0123456789abcdef", "label": "Firefox", "authenticated_at": NOW}
-    record = await created(store, a_record(max_age=500, born="b", **login))
+    login: Any = {"owner": "acme/alice", "tenant": "acme", "handle": "0123456789abcdef", "label": "Firefox"}
+    record = await created(store, a_record(max_age=500, born="b", authenticated_at=NOW, **login))
     assert record == await store.load(record.id, now=NOW)
 
 
@@ -175,19 +175,26 @@ async def test_owner_and_max_age_change_only_where_they_are_named(store: Session
 
 
 async def test_a_login_replaces_the_one_before_it_whole(store: SessionStore) -> None:
-    """Owner, handle and label belong together; when the owner has proved who they are may change by itself."""
-    record = await created(store, a_record(owner="acme/alice", handle="aa", label="Firefox", authenticated_at=NOW - 9))
+    """Owner, tenant, handle, label belong together; when the owner has proved who they are may change by itself."""
+    login: Any = {"owner": "acme/alice", "tenant": "acme", "handle": "aa", "label": "Firefox"}
+    record = await created(store, a_record(authenticated_at=NOW - 9, **login))
     confirmed = await store.update(record, Changes(LATER, authenticated_at=NOW), now=NOW)
     assert replace(record, authenticated_at=NOW, version=2) == confirmed
     assert confirmed == await store.load(record.id, now=NOW)
     again = await store.update(record, Changes(LATER, owner="acme/bob", handle="bb", authenticated_at=NOW + 1), now=NOW)
-    expected = replace(record, owner="acme/bob", handle="bb", label=None, authenticated_at=NOW + 1, version=3)
+    theirs: Any = {"owner": "acme/bob", "tenant": None, "handle": "bb", "label": None}
+    expected = replace(record, authenticated_at=NOW + 1, version=3, **theirs)
     assert expected == again
     assert expected == await store.load(record.id, now=NOW)
     moved = await store.rotate(record, new_id(), Changes(LATER, set={"a": "2"}), now=NOW)
     assert moved is not None
-    assert (moved.owner, moved.handle, moved.label, moved.authenticated_at) == ("acme/bob", "bb", None, NOW + 1)
+    assert expected == replace(moved, id=record.id, data=record.data, version=3)
     assert moved == await store.load(moved.id, now=NOW)
+    elsewhere = Changes(LATER, owner="globex/bob", tenant="globex", handle="cc", authenticated_at=NOW + 2)
+    back = await store.update(moved, elsewhere, now=NOW)
+    assert back is not None
+    assert (back.owner, back.tenant, back.handle) == ("globex/bob", "globex", "cc")
+    assert back == await store.load(moved.id, now=NOW)
 
 
 async def test_an_exchange_changes_what_is_stored_now(store: SessionStore) -> None:
@@ -373,7 +380,7 @@ def of_size(size: int, **attributes: Any) -> Record:
 
 @not_on_moto
 async def test_a_record_of_the_very_limit_is_stored(store: SessionStore) -> None:
-    login: Any = {"owner": "o", "handle": "0" * 16, "label": "é", "authenticated_at": NOW}
+    login: Any = {"owner": "o", "tenant": "é", "handle": "0" * 16, "label": "é", "authenticated_at": NOW}
     record = await created(store, of_size(MAX_RECORD_SIZE, **login))
     assert record == await store.load(record.id, now=NOW)
 

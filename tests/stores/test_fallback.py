@@ -29,7 +29,7 @@ from dynamodb_sessions import (
 )
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import table_schema
-from dynamodb_sessions.stores.contract import Changes, Record
+from dynamodb_sessions.stores.contract import Changes, Party, Record
 from dynamodb_sessions.stores.fallback import FallbackStore
 from tests.conftest import KEY
 from tests.helpers.fallback import Primary, Time, healed, settled
@@ -433,7 +433,7 @@ async def test_a_visitors_logouts_do_not_make_it_forget_real_ones(
                 await fallback.delete(session_id, bury_until=NOW)
     await healed(fallback, primary, clock)
     assert await primary.load(real.id, now=NOW) is None
-    assert "acme/bob" in primary.revoked
+    assert Party("owner", "acme/bob") in primary.revoked
 
 
 async def test_a_session_that_was_never_elsewhere_is_ended_without_a_note(fallback: FallbackStore) -> None:

@@ -19,7 +19,7 @@ from dynamodb_sessions import (
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import table_schema
-from dynamodb_sessions.stores.contract import Changes, OwnerStore, Record, SessionStore
+from dynamodb_sessions.stores.contract import Changes, OwnerStore, Party, Record, SessionStore
 from dynamodb_sessions.stores.fallback import FallbackStore
 from tests.helpers.asgi import Counting, an_app, browser, by_path, clear, held, look
 from tests.helpers.fallback import Primary, Time, healed
@@ -142,10 +142,10 @@ async def test_a_session_that_moves_to_another_id_meanwhile_is_ended_all_the_sam
     moved = new_id()
     delete = store._delete_of
 
-    async def move_first(operation: Any, owner: str, session_id: str) -> bool:
+    async def move_first(operation: Any, party: Party, session_id: str) -> bool:
         if session_id == first.id:
             assert await store.rotate(moving, moved, Changes(NOW + 100), now=NOW)
-        return await delete(operation, owner, session_id)
+        return await delete(operation, party, session_id)
 
     monkeypatch.setattr(store, "_delete_of", move_first)
     assert await store.revoke_owner(ALICE) == 2

@@ -215,6 +215,11 @@ def _is_busy(response: Mapping[str, Any]) -> bool:
 
 def _why_invalid(message: str) -> str:
     """Return what a ValidationException means. Its text may quote the request, so it is not shown."""
+    if "specified index" in message and "tenant-index" in message:
+        return (
+            "the table has no index tenant-index, which finds what belongs to a tenant: make it with "
+            "tenant_index = true in Terraform, or the command that `dynamodb-sessions check --tenants` prints"
+        )
     text = message.lower()
     if BACKFILLING in text:
         return "the index owner-index is being built (backfilling): wait until it is ACTIVE"

@@ -10,6 +10,7 @@ class Login(NamedTuple):
     owner: str
     handle: str
     label: str | None
+    tenant: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,6 +276,7 @@ async def _create_or_join(store: SessionStore, record: Record, now: int) -> Reco
         handle=record.handle,
         label=record.label,
         authenticated_at=record.authenticated_at,
+        tenant=record.tenant,
     )
     moved: list[bool] = []
     for _ in range(_JOINS):

@@ -46,6 +46,8 @@ class SessionInfo(_Unshown):
     """Seconds until it expires; None while it is new."""
     owner: str | None
     """Who it is bound to."""
+    tenant: str | None
+    """The tenant that `bind` has named."""
     max_age: int | None
     """Its own idle lifetime in seconds; None: the middleware's."""
     authenticated_at: int | None
@@ -69,7 +71,7 @@ class SessionInfo(_Unshown):
 
     @property
     def store(self) -> OwnerStore:
-        """Where the session and its owner's others are kept: for `list_owner` and `revoke_owner`.
+        """Where the session and its owner's others are kept: for `list_owner`, `revoke_owner` and those of tenants.
 
         Raises SessionError if it is kept nowhere, or in a store that finds no sessions by owner.
         """
@@ -92,6 +94,7 @@ def info_of(state: SessionState) -> SessionInfo:
         expires_at=None if record is None else record.expires_at,
         expires_in=None if record is None else max(0, record.expires_at - now),
         owner=state.owner,
+        tenant=state.tenant,
         max_age=state.max_age,
         authenticated_at=now if state.asked.proof else authenticated_at,
     )

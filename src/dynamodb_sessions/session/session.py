@@ -90,20 +90,24 @@ class Session(dict[str, Any]):
         self._check_rotates()
         self._state.ask(Asked.to_rotate)
 
-    def bind(self, owner: str, *, label: str | None = None) -> None:
+    def bind(self, owner: str, *, tenant: str | None = None, label: str | None = None) -> None:
         """Record whose session this is, and give it a new id: what a login calls, against session fixation.
 
+        `tenant` is which of your customers the owner belongs to, for `list_tenant` and `revoke_tenant` of the store.
         `label` is what the list of the owner's devices calls this one, such as `request.headers.get("user-agent")`; it
         is cut at 256 characters. A session under an id of your own keeps its id. Raises SessionError as `regenerate`
-        does, and ConfigurationError if the owner is not a non-empty str of at most 1024 bytes, or the label no str.
+        does, and ConfigurationError if the owner, or the tenant, is not a non-empty str of at most 1024 bytes, or the
+        label no str.
         """
         if not is_owner(owner):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
+        if tenant is not None and not is_owner(tenant):
+            raise ConfigurationError(f"a tenant must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
         if label is not None and not isinstance(label, str):
             raise ConfigurationError("a label must be a str or None")
         # Whoever logs in may have chosen it: what is no valid Unicode must not fail the login.
         kept = None if label is None else label[:MAX_LABEL_LENGTH].encode(errors="replace").decode() or None
-        login = Login(owner, new_handle(), kept)
+        login = Login(owner, new_handle(), kept, tenant)
         rotates = self._may_rotate()
         self._state.ask(partial(Asked.to_bind, login=login, rotate=rotates))
 

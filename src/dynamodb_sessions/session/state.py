@@ -13,7 +13,7 @@ from dynamodb_sessions.codec import JSON, Serializer, encode_item, encode_items
 from dynamodb_sessions.exceptions import UnserializableValue
 from dynamodb_sessions.forks import tell_of_forks
 from dynamodb_sessions.identifiers import new_id
-from dynamodb_sessions.session.asked import NOTHING_ASKED, Asked
+from dynamodb_sessions.session.asked import NOTHING_ASKED, Asked, Login
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.tracking import ABSENT, Tracking, all_as_stored
 from dynamodb_sessions.stores.contract import OwnerStore, Record
@@ -210,8 +210,19 @@ class SessionState:
     @property
     def owner(self) -> str | None:
         """Who the session is bound to, or will be."""
-        login = self.asked.login or (None if self.asked.clear else self.record)
+        login = self._login
         return None if login is None else login.owner
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant that the session is bound to, or will be."""
+        login = self._login
+        return None if login is None else login.tenant
+
+    @property
+    def _login(self) -> Login | Record | None:
+        """Where it stands who is logged in, or will be."""
+        return self.asked.login or (None if self.asked.clear else self.record)
 
     @property
     def max_age(self) -> int | None:

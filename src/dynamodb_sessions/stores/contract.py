@@ -64,6 +64,8 @@ class Record:
     """What the app calls the device that logged in, such as its user agent."""
     authenticated_at: int | None = None
     """When its owner last proved who they are."""
+    tenant: str | None = None
+    """The tenant that its owner has logged in to: the customer of yours, for example. Only with an owner."""
 
     def content(self, serializer: Serializer = JSON) -> dict[str, Any]:
         """Return the data, decoded by the serializer that it was stored with. Raises CorruptRecord if it cannot be."""
@@ -71,6 +73,17 @@ class Record:
             return decode_items(self.data, serializer)
         except (ValueError, RecursionError):
             raise CorruptRecord("a stored session value is not JSON") from None
+
+
+class Party(NamedTuple):
+    """Whom sessions are bound to: an owner, or a tenant, which has many owners. `kind` is the attribute's name."""
+
+    kind: Literal["owner", "tenant"]
+    name: str | None
+
+    def has(self, record: Record) -> bool:
+        """Whether a session is bound to it."""
+        return (record.owner if self.kind == "owner" else record.tenant) == self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +135,7 @@ class Changes:
     set: Mapping[str, str] = field(default_factory=dict, repr=False)
     remove: frozenset[str] = field(default_factory=frozenset, repr=False)
     owner: str | None = None
-    """Who has just logged in; `handle` and `label` are then this login's. None: all three as they were."""
+    """Who has just logged in; `tenant`, `handle` and `label` are then this login's. None: all four as they were."""
     max_age: int | None = None
     """None: as it was; 0: back to the default."""
     created_at: int | None = None
@@ -135,6 +148,7 @@ class Changes:
     label: str | None = None
     authenticated_at: int | None = None
     """Epoch seconds: when the owner has just proved who they are. None: as it was."""
+    tenant: str | None = None
 
     @property
     def is_touch(self) -> bool:
@@ -162,6 +176,7 @@ class Changes:
             login.handle,
             login.label,
             record.authenticated_at if self.authenticated_at is None else self.authenticated_at,
+            login.tenant,
         )
 
     def expires_with(self, record: Record) -> int:
@@ -278,7 +293,8 @@ class SessionStore(Protocol):
 class OwnerStore(SessionStore, Protocol):
     """A store that finds sessions by whom they are bound to. `now` is epoch seconds; None: this machine's clock.
 
-    An owner that no session can be bound to has none: None least of all, which is what an unbound session says.
+    An owner or tenant that no session can be bound to has none: None least of all, which is what an unbound session
+    says.
     """
 
     @property
@@ -297,6 +313,14 @@ class OwnerStore(SessionStore, Protocol):
 
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
+        ...
+
+    def list_tenant(self, tenant: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the tenant's sessions, by owner. What cannot be read is left out, with a warning."""
+        ...
+
+    async def revoke_tenant(self, tenant: str | None, *, keep: str | None = None) -> int:
+        """End all the tenant's sessions but the one with the id `keep`. Return how many it ended."""
         ...
 
     async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
@@ -319,14 +343,23 @@ class ProbedStore(OwnerStore, Protocol):
         """As `OwnerStore` has it. `now`: when that was asked for; no session of before is moved to the store later."""
         ...
 
+    async def revoke_tenant(self, tenant: str | None, *, keep: str | None = None, now: int | None = None) -> int:
+        """As `OwnerStore` has it, with `now` as above."""
+        ...
+
     async def move_in(
-        self, record: Record, *, now: int, fresh_id: Callable[[], str], revoked_at: int | None = None
+        self,
+        record: Record,
+        *,
+        now: int,
+        fresh_id: Callable[[], str],
+        revoked_at: Mapping[Party, int] | None = None,
     ) -> Record | None:
         """Store a session that was kept in a process's memory, under a fresh id. Return what is stored.
 
-        None, with nothing changed, if it has ended here: it was buried, or its owner's sessions were ended since it was
-        created, at another time than `revoked_at`, which its process knows of. Raises what `create` raises; what became
-        of it then is a session whose id nobody knows.
+        None, with nothing changed, if it has ended here: it was buried, or the sessions of its owner, or its tenant,
+        were ended since it was created, at another time than `revoked_at`, which its process knows of. Raises what
+        `create` raises; what became of it then is a session whose id nobody knows.
         """
         ...
 
@@ -356,8 +389,14 @@ class ProbedStore(OwnerStore, Protocol):
 
 
 def is_owner(owner: object) -> TypeGuard[str]:
-    """Whether a session can be bound to it."""
+    """Whether a session can be bound to it, as an owner or as a tenant."""
     return is_text(owner, max_size=MAX_OWNER_SIZE)
+
+
+def parties_of(record: Record) -> list[Party]:
+    """Return whom a session is bound to."""
+    parties = (Party("owner", record.owner), Party("tenant", record.tenant))
+    return [party for party in parties if party.name is not None]
 
 
 def is_same(stored: Record, record: Record) -> bool:
@@ -367,7 +406,13 @@ def is_same(stored: Record, record: Record) -> bool:
 
 def texts_of(record: Record) -> dict[str, str]:
     """Return those of a record's optional texts that it has, by the names of their attributes."""
-    texts = {"owner": record.owner, "born": record.born, "handle": record.handle, "label": record.label}
+    texts = {
+        "owner": record.owner,
+        "tenant": record.tenant,
+        "born": record.born,
+        "handle": record.handle,
+        "label": record.label,
+    }
     return {name: text for name, text in texts.items() if text is not None}
 
 

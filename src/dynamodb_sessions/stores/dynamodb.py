@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple, Self
@@ -32,9 +32,11 @@ from dynamodb_sessions.stores.contract import (
     Health,
     Moved,
     OnMoved,
+    Party,
     Record,
     is_owner,
     is_same,
+    parties_of,
 )
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID, revocation_of
 from dynamodb_sessions.stores.value_format import ValueFormat, check_readable
@@ -333,17 +335,23 @@ class DynamoDBStore:
         return deleted
 
     async def move_in(
-        self, record: Record, *, now: int, fresh_id: Callable[[], str], revoked_at: int | None = None
+        self,
+        record: Record,
+        *,
+        now: int,
+        fresh_id: Callable[[], str],
+        revoked_at: Mapping[Party, int] | None = None,
     ) -> Record | None:
         """Store a session that was kept in a process's memory, under a fresh id, unless it has ended here.
 
         That it was not buried, and has not moved before, is a condition of the write: an earlier move, whose replies
-        were lost, counts, be it that what it has stored has ended since. Whether its owner's sessions were ended is
-        read before, and again afterwards: who ends them writes that first, and then looks for them.
+        were lost, counts, be it that what it has stored has ended since. Whether its owner's or its tenant's sessions
+        were ended is read before, and again afterwards: who ends them writes that first, and then looks for them.
         """
         self._values.check_size(record)
         operation = self._calls.begin()
-        if await self._is_revoked(operation, record, revoked_at):
+        known = revoked_at or {}
+        if await self._is_revoked(operation, record, known):
             return None
         stored: Record | None = None
         while stored is None:
@@ -361,7 +369,7 @@ class DynamoDBStore:
                 stored = moved if await self._is_created(operation, moved, now, error) else None
             else:
                 stored = moved
-        if await self._is_revoked(operation, record, revoked_at):
+        if await self._is_revoked(operation, record, known):
             await self._delete(operation, stored.id, record=stored)
             return None
         self._note_written(now, stored.id)
@@ -372,13 +380,23 @@ class DynamoDBStore:
         found = await self._item(self._calls.begin(), session_id, consistent=True)
         return found is not None and item_format.is_tombstone(found, now)
 
-    async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+    def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first, by one Query of the index and one GetItem each, some at once.
 
         The index hears of a login or logout a moment later. What cannot be read is left out, with a warning. All of it
         ends by the store's timeout, but for the time that the caller takes.
         """
-        if not is_owner(owner):
+        return self._list(Party("owner", owner), now)
+
+    def list_tenant(self, tenant: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the tenant's sessions, by owner, as `list_owner` does those of one.
+
+        Raises ConfigurationError if the table has no index `tenant-index`.
+        """
+        return self._list(Party("tenant", tenant), now)
+
+    async def _list(self, party: Party, now: int | None) -> AsyncIterator[Record]:
+        if not is_owner(party.name):
             return
         at = wall_clock() if now is None else now
 
@@ -388,15 +406,15 @@ class DynamoDBStore:
             except CorruptRecord as error:
                 logger.warning("session %s cannot be read and is left out: %s", fingerprint(session_id), error)
                 return None
-            return found if isinstance(found, Record) and found.owner == owner else None
+            return found if isinstance(found, Record) and party.has(found) else None
 
-        async for record in self._calls.many(self._ids_of(owner), read):
+        async for record in self._calls.many(self._ids_of(party), read):
             if record is not None:
                 yield record
 
     async def owner_ids(self, owner: str) -> list[str]:
         """Return the ids that the index has of an owner, oldest first. Some may have ended, or be about to be there."""
-        return [session_id async for session_id in self._ids_of(owner)]
+        return [session_id async for session_id in self._ids_of(Party("owner", owner))]
 
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None, now: int | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended.
@@ -406,17 +424,28 @@ class DynamoDBStore:
         table when they began, none is moved to it that was created before. `now`, epoch seconds, is when it was asked
         for; None: now.
         """
-        if not is_owner(owner):
+        return await self._revoke(Party("owner", owner), keep, now)
+
+    async def revoke_tenant(self, tenant: str | None, *, keep: str | None = None, now: int | None = None) -> int:
+        """End all the tenant's sessions but the one with the id `keep`, as `revoke_owner` does. Return how many.
+
+        Raises ConfigurationError if the table has no index `tenant-index`, and StoreUnavailable if there are more than
+        can be ended by the store's timeout: call it again, and it goes on with those that are left.
+        """
+        return await self._revoke(Party("tenant", tenant), keep, now)
+
+    async def _revoke(self, party: Party, keep: str | None, now: int | None) -> int:
+        if not is_owner(party.name):
             return 0
-        await self._note_revocation(owner, wall_clock() if now is None else now)
+        await self._note_revocation(party, wall_clock() if now is None else now)
         seen: set[str] = set()
         ended = 0
 
         async def end(operation: Operation, session_id: str) -> bool:
-            return await self._delete_of(operation, owner, session_id)
+            return await self._delete_of(operation, party, session_id)
 
         while True:
-            found = [session_id for session_id in await self.owner_ids(owner) if session_id not in seen]
+            found = [session_id async for session_id in self._ids_of(party) if session_id not in seen]
             if not found:
                 return ended
             seen.update(found)
@@ -439,7 +468,7 @@ class DynamoDBStore:
             return isinstance(found, Record) and found.owner == owner
 
         async def end(operation: Operation, session_id: str) -> str | None:
-            return session_id if await self._delete_of(operation, owner, session_id) else None
+            return session_id if await self._delete_of(operation, Party("owner", owner), session_id) else None
 
         newest_first, left = others[::-1], maximum - 1
         seen = 0
@@ -479,9 +508,10 @@ class DynamoDBStore:
             return Health(False, "dynamodb", str(error))
         return Health(True, "dynamodb", "the table answers")
 
-    async def _ids_of(self, owner: str) -> AsyncIterator[str]:
-        """Yield the ids that the index has for an owner, oldest first. It hears of changes a moment late."""
-        async for found in self._calls.pages("query", TableName=self.table_name, **table_schema.of_owner(owner)):
+    async def _ids_of(self, party: Party) -> AsyncIterator[str]:
+        """Yield the ids that an index has, of an owner the oldest first. It hears of changes a moment late."""
+        of = table_schema.of_owner if party.kind == "owner" else table_schema.of_tenant
+        async for found in self._calls.pages("query", TableName=self.table_name, **of(str(party.name))):
             yield _id_of(found)
 
     async def _get_any(self, operation: Operation, session_id: str, now: int) -> Record | Moved | str | None:
@@ -491,8 +521,8 @@ class DynamoDBStore:
         except CorruptRecord as error:
             return str(error)
 
-    async def _note_revocation(self, owner: str, at: int) -> None:
-        request = update_expression.revocation(revocation_of(owner), at, at + BURIED_SECONDS)
+    async def _note_revocation(self, party: Party, at: int) -> None:
+        request = update_expression.revocation(revocation_of(party), at, at + BURIED_SECONDS)
         with contextlib.suppress(ConditionFailed):  # They were ended later than that, too.
             await self._calls.repeat(self._calls.begin(), "update_item", TableName=self.table_name, **request)
 
@@ -504,15 +534,14 @@ class DynamoDBStore:
         found = await self._get(operation, item_format.moved_to(left), now, consistent=True)
         return found if isinstance(found, Record) and is_same(found, record) else None
 
-    async def _is_revoked(self, operation: Operation, record: Record, known: int | None) -> bool:
-        """Whether the sessions of a session's owner were ended after it was created, and not at the time known."""
-        if record.owner is None:
-            return False
-        found = await self._item(operation, revocation_of(record.owner), consistent=True)
-        if found is None:
-            return False
-        at = item_format.revoked_at(found)
-        return at >= record.created_at and at != known
+    async def _is_revoked(self, operation: Operation, record: Record, known: Mapping[Party, int]) -> bool:
+        """Whether the sessions of whom it is bound to were ended after it was created, and not at the time known."""
+        for party in parties_of(record):
+            found = await self._item(operation, revocation_of(party), consistent=True)
+            at = None if found is None else item_format.revoked_at(found)
+            if at is not None and at >= record.created_at and at != known.get(party):
+                return True
+        return False
 
     async def _create_once(
         self, operation: Operation, record: Record, replaces: str | None, now: int, bury_until: int | None
@@ -709,18 +738,18 @@ class DynamoDBStore:
         *,
         record: Record | None = None,
         version: int | None = None,
-        owner: str | None = None,
+        party: Party | None = None,
     ) -> bool:
         """Delete what lives under an id on these conditions; what has moved, where it is now, if it is theirs still."""
-        request = update_expression.deletion(session_id, record=record, version=version, owner=owner)
+        request = update_expression.deletion(session_id, record=record, version=version, party=party)
         try:
             await self._calls.repeat(operation, "delete_item", TableName=self.table_name, **request)
         except ConditionFailed:
             found = await self._get_any(operation, session_id, wall_clock())
         else:
             return True
-        if isinstance(found, Moved) and version is None and (record is not None or owner is not None):
-            whose = owner if record is None else record.owner
+        whose = party if record is None or party is not None else Party("owner", record.owner)
+        if isinstance(found, Moved) and version is None and whose is not None:
             return await self._delete_moved(operation, found.to, whose, record)
         if version is None and record is not None:
             return True  # It is ended, and what is there is another one.
@@ -732,15 +761,13 @@ class DynamoDBStore:
             return not (isinstance(moved, Record) and moved.born == record.born)
         return not isinstance(found, Record) or (record is not None and not is_same(found, record))
 
-    async def _delete_moved(
-        self, operation: Operation, session_id: str, owner: str | None, record: Record | None
-    ) -> bool:
-        """Delete a session under the id it has moved to, unless its owner is another one by now.
+    async def _delete_moved(self, operation: Operation, session_id: str, whose: Party, record: Record | None) -> bool:
+        """Delete a session under the id it has moved to, unless it is somebody else's by now.
 
         With a record, delete that session only, not one that was begun in its place.
         """
         found = await self._follow(operation, session_id)
-        if not isinstance(found, Record) or found.owner != owner:
+        if not isinstance(found, Record) or not whose.has(found):
             return False
         if record is not None and found.born != record.born:
             return False
@@ -778,15 +805,15 @@ class DynamoDBStore:
                 request = update_expression.tombstone(session_id, operations, operation.id, now, until)
             await operation.pause(StoreUnavailable("others end the session at the same time"))
 
-    async def _delete_of(self, operation: Operation, owner: str, session_id: str) -> bool:
-        """End a session if it is the owner's still, under whichever id it is by now."""
+    async def _delete_of(self, operation: Operation, party: Party, session_id: str) -> bool:
+        """End a session if it is theirs still, under whichever id it is by now."""
         record = None
         if not is_random(session_id):
             found = await self._get_any(operation, session_id, wall_clock())
             record = found if isinstance(found, Record) else None
-            if found is None or (record is not None and record.owner != owner):
+            if found is None or (record is not None and not party.has(record)):
                 return False
-        ended = await self._delete(operation, session_id, record=record, owner=owner)
+        ended = await self._delete(operation, session_id, record=record, party=party)
         self._note_written(wall_clock(), session_id)
         return ended
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -30,13 +30,16 @@ from dynamodb_sessions.stores.contract import (
     Decide,
     Health,
     OnMoved,
+    Party,
     ProbedStore,
     Record,
     SessionStore,
     is_owner,
+    parties_of,
 )
 from dynamodb_sessions.stores.memory import MemoryStore
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 logger = logging.getLogger("dynamodb_sessions")
@@ -53,10 +56,10 @@ _IN_MEMORY = "DynamoDB cannot be initialised, so sessions are kept in this proce
 
 @dataclass(frozen=True, slots=True)
 class _Logout:
-    """What is to be ended in the primary: one session, or all of an owner but one, of before `at`."""
+    """What is to be ended in the primary: one session, or all of an owner or tenant but one, of before `at`."""
 
     session_id: str | None = field(default=None, repr=False)
-    owner: str | None = None
+    party: Party | None = None
     keep: str | None = field(default=None, repr=False)
     at: int = 0
 
@@ -71,16 +74,16 @@ class _Logout:
     async def apply(self, store: ProbedStore) -> None:
         if self.session_id is not None:
             await store.delete(self.session_id, bury_until=self.at + BURIED_SECONDS)
-        if self.owner is not None:
-            await store.revoke_owner(self.owner, keep=self.keep, now=self.at)
+        if self.party is not None:
+            await _revoke(store, self.party, self.keep, self.at)
 
 
 class _WaitingLogouts:
     """The logouts that wait for the primary: of a session, or an owner, one. The least likely to matter go first."""
 
     def __init__(self) -> None:
-        self._certain: dict[tuple[str | None, str | None], _Logout] = {}
-        self._doubtful: dict[tuple[str | None, str | None], _Logout] = {}
+        self._certain: dict[tuple[str | None, Party | None], _Logout] = {}
+        self._doubtful: dict[tuple[str | None, Party | None], _Logout] = {}
 
     def __len__(self) -> int:
         return len(self._certain) + len(self._doubtful)
@@ -89,7 +92,7 @@ class _WaitingLogouts:
         """Add one. False if another one was forgotten for it."""
         waiting = self._doubtful if logout.is_doubtful else self._certain
         # A later one of the same owner ends what an earlier one was to keep.
-        waiting[logout.session_id, logout.owner] = logout
+        waiting[logout.session_id, logout.party] = logout
         if len(self) <= _MAX_LOGOUTS:
             return True
         first = self._doubtful or self._certain
@@ -102,7 +105,7 @@ class _WaitingLogouts:
 
     def applied(self, logout: _Logout) -> None:
         """Forget it, unless that has happened already, or a later one has taken its place."""
-        waiting, key = self._doubtful if logout.is_doubtful else self._certain, (logout.session_id, logout.owner)
+        waiting, key = self._doubtful if logout.is_doubtful else self._certain, (logout.session_id, logout.party)
         if waiting.get(key) is logout:
             del waiting[key]
 
@@ -143,8 +146,8 @@ class FallbackStore:
         self._moving: set[str] = set()
         self._moved: dict[str, str] = {}
         """Where sessions have moved from memory, by the ids they had there: their browsers may not have heard of it."""
-        self._revoked: dict[str, int] = {}
-        """When owners' sessions were last ended from here, in epoch seconds: those that memory still has were kept."""
+        self._revoked: dict[Party, int] = {}
+        """When whose sessions were last ended from here, in epoch seconds: those that memory still has were kept."""
         tell_of_forks(self)
 
     def forked(self) -> None:
@@ -211,7 +214,7 @@ class FallbackStore:
         record = await memory.load(session_id, now=now)
         if record is None:
             return await self._where_it_is(session_id, now)
-        revoked_at = None if record.owner is None else self._revoked.get(record.owner)
+        revoked_at = {party: self._revoked[party] for party in parties_of(record) if party in self._revoked}
         moved = await self.primary.move_in(record, now=now, fresh_id=new_id, revoked_at=revoked_at)
         if moved is not None:
             self._note(self._moved, session_id, moved.id)
@@ -341,22 +344,42 @@ class FallbackStore:
         for record in waiting:
             yield record
 
+    async def list_tenant(self, tenant: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the tenant's sessions, by owner: those in the primary, if it is in use, and those in memory."""
+        at = wall_clock() if now is None else now
+        is_primary = await self._is_primary()
+        waiting = [record async for record in self._memory.list_tenant(tenant, now=at)] if self._in_use else []
+        if is_primary:
+            async for record in self.primary.list_tenant(tenant, now=at):
+                while waiting and str(waiting[0].owner) <= str(record.owner):
+                    yield waiting.pop(0)
+                yield record
+        for record in waiting:
+            yield record
+
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`, wherever they are. Return how many it ended.
 
         While there is only memory, those in the primary end as soon as it can be used.
         """
-        if not is_owner(owner):
+        return await self._revoke(Party("owner", owner), keep)
+
+    async def revoke_tenant(self, tenant: str | None, *, keep: str | None = None) -> int:
+        """End all the tenant's sessions but the one with the id `keep`, as `revoke_owner` does. Return how many."""
+        return await self._revoke(Party("tenant", tenant), keep)
+
+    async def _revoke(self, party: Party, keep: str | None) -> int:
+        if not is_owner(party.name):
             return 0
         at = wall_clock()
-        is_primary = await self._is_primary() or not self._remember(_Logout(owner=owner, keep=keep, at=at))
+        is_primary = await self._is_primary() or not self._remember(_Logout(party=party, keep=keep, at=at))
         ended = 0
         if self._in_use:
             # First: whoever moves one of them looks for it in memory once more.
-            self._note(self._revoked, owner, at)
-            ended = await self._memory.revoke_owner(owner, keep=keep)
+            self._note(self._revoked, party, at)
+            ended = await _revoke(self._memory, party, keep)
             keep = keep if keep is None else self._moved.get(keep, keep)
-        return ended + (await self.primary.revoke_owner(owner, keep=keep, now=at) if is_primary else 0)
+        return ended + (await _revoke(self.primary, party, keep, at) if is_primary else 0)
 
     async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
         """End the owner's oldest sessions, in memory and, if it is in use, in the primary."""
@@ -508,7 +531,7 @@ class FallbackStore:
             self._complain("more than %d logouts wait for DynamoDB: the oldest is forgotten", _MAX_LOGOUTS)
         return True
 
-    def _note(self, notes: dict[str, T], key: str, value: T) -> None:
+    def _note(self, notes: dict[K, T], key: K, value: T) -> None:
         """Note something, and forget the oldest of too many."""
         with self._lock:
             notes.pop(key, None)
@@ -526,6 +549,14 @@ class FallbackStore:
         logger.error(complaint, detail)
 
 
+async def _revoke(store: ProbedStore | MemoryStore, party: Party, keep: str | None, now: int | None = None) -> int:
+    """End all the sessions of an owner or a tenant but one. `now` is for the primary: when that was asked for."""
+    at: dict[str, Any] = {} if now is None else {"now": now}
+    if party.kind == "owner":
+        return await store.revoke_owner(party.name, keep=keep, **at)
+    return await store.revoke_tenant(party.name, keep=keep, **at)
+
+
 def _difference(moved: Record, record: Record) -> Changes:
     """Return what makes of a session that has moved what it is in memory by now."""
     is_same_login = (record.owner, record.handle) == (moved.owner, moved.handle)
@@ -540,4 +571,5 @@ def _difference(moved: Record, record: Record) -> Changes:
         handle=record.handle,
         label=record.label,
         authenticated_at=record.authenticated_at if record.authenticated_at != moved.authenticated_at else None,
+        tenant=record.tenant,
     )

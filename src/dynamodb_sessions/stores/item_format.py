@@ -2,15 +2,15 @@
 
 An item holds `session_id` (S, the key), `user_data` (M of S, or of B where a value is compressed or encrypted: see
 `value_format.py`), `created_at`, `ttl` and `version` (N), `born` (S), and sometimes `max_age` (N), `ops` (SS) and what
-a login leaves: `owner`, `handle`, `label` (S) and `authenticated_at` (N). An older layout has `user_data` as one JSON
-string and no version: it is read as version 0, and rewritten as a map by its next change.
+a login leaves: `owner`, `tenant`, `handle`, `label` (S) and `authenticated_at` (N). An older layout has `user_data` as
+one JSON string and no version: it is read as version 0, and rewritten as a map by its next change.
 
 Three kinds of items are no sessions. A marker says where a session has moved: `moved_to` (S) and `ttl`. A tombstone
 makes sure that nothing is created under an id by attempts that are known, and that no process moves a session there out
 of its memory: `ops` (SS) and `ttl`. An item may be both, or a marker that stays so that a session moves out of a memory
 once: then `moved_until` (N) says for how long it is a marker to those who look for the session. And a revocation
-says when all the sessions of an owner were last ended: `revoked_at` (N) and `ttl`. None of them has what a session has,
-so that every condition of a write to a session refuses it.
+says when all the sessions of an owner, or of a tenant, were last ended: `revoked_at` (N) and `ttl`. None of them has
+what a session has, so that every condition of a write to a session refuses it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -148,6 +148,7 @@ def to_record(session_id: str, item: dict[str, Any], values: ValueFormat) -> Rec
             handle=_text(item["handle"]) if "handle" in item else None,
             label=_text(item["label"]) if "label" in item else None,
             authenticated_at=_int(item["authenticated_at"]) if "authenticated_at" in item else None,
+            tenant=_text(item["tenant"]) if "tenant" in item else None,
         )
     except _MALFORMED as error:
         raise CorruptRecord(f"a stored item is not a session ({type(error).__name__})") from None

@@ -15,6 +15,7 @@ from dynamodb_sessions.stores.contract import (
     Decide,
     Health,
     OnMoved,
+    Party,
     Record,
     check_size,
     is_owner,
@@ -140,24 +141,21 @@ class MemoryStore:
 
     async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first."""
-        if not is_owner(owner):
-            return
-        at = wall_clock() if now is None else now
-        with self._lock:
-            theirs = [record for record, _ in self._records.values() if record.owner == owner]
-        for record in sorted(theirs, key=lambda record: record.created_at):
-            if record.expires_at > at:
-                yield record
+        for record in sorted(self._live_of(Party("owner", owner), now), key=lambda record: record.created_at):
+            yield record
 
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         """End all the owner's sessions but the one with the id `keep`. Return how many it ended."""
-        if not is_owner(owner):
-            return 0
-        with self._lock:
-            ended = [record.id for record, _ in self._records.values() if record.owner == owner and record.id != keep]
-            for session_id in ended:
-                self._remove(session_id)
-        return len(ended)
+        return self._revoke(Party("owner", owner), keep)
+
+    async def list_tenant(self, tenant: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+        """Yield the tenant's sessions, by owner."""
+        for record in sorted(self._live_of(Party("tenant", tenant), now), key=lambda record: str(record.owner)):
+            yield record
+
+    async def revoke_tenant(self, tenant: str | None, *, keep: str | None = None) -> int:
+        """End all the tenant's sessions but the one with the id `keep`. Return how many it ended."""
+        return self._revoke(Party("tenant", tenant), keep)
 
     async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
         """End the owner's oldest sessions until `maximum` are left, the one with the id `keep` among them."""
@@ -180,6 +178,22 @@ class MemoryStore:
     async def health(self) -> Health:
         """Say that this process keeps its sessions itself."""
         return Health(True, self.mode, self.mode_reason)
+
+    def _live_of(self, party: Party, now: int | None) -> list[Record]:
+        at = wall_clock() if now is None else now
+        if not is_owner(party.name):
+            return []
+        with self._lock:
+            return [record for record, _ in self._records.values() if party.has(record) and record.expires_at > at]
+
+    def _revoke(self, party: Party, keep: str | None) -> int:
+        if not is_owner(party.name):
+            return 0
+        with self._lock:
+            ended = [record.id for record, _ in self._records.values() if party.has(record) and record.id != keep]
+            for session_id in ended:
+                self._remove(session_id)
+        return len(ended)
 
     def _change(self, record: Record, change: Callable[[Record], Record], now: int) -> Record | None:
         """Put what `change` makes of a stored record in its place. None: the session does not exist any more."""

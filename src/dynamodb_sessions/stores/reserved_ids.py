@@ -2,6 +2,8 @@
 
 import hashlib
 
+from dynamodb_sessions.stores.contract import Party
+
 PROBE_ID = "dynamodb-sessions/probe"
 """The id that is asked for to see whether the table answers. Nothing is stored under it."""
 
@@ -11,6 +13,7 @@ ADOPTED = "imported/"
 _REVOKED = "revoked/"
 
 
-def revocation_of(owner: str) -> str:
-    """Return the id of the item that says when all the sessions of an owner were last ended."""
-    return _REVOKED + hashlib.sha256(owner.encode()).hexdigest()
+def revocation_of(party: Party) -> str:
+    """Return the id of the item that says when all the sessions of an owner, or of a tenant, were last ended."""
+    kind = "" if party.kind == "owner" else f"{party.kind}/"
+    return f"{_REVOKED}{kind}{hashlib.sha256(str(party.name).encode()).hexdigest()}"

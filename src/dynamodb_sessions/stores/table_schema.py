@@ -10,6 +10,8 @@ from typing import Any
 KEY = "session_id"
 TTL = "ttl"
 OWNER_INDEX = "owner-index"
+TENANT_INDEX = "tenant-index"
+"""The index that only those make who bind sessions to tenants."""
 POSITION = "position"
 """The sort key of conversations: of a conversation's head 0, of its messages a number that grows."""
 
@@ -17,8 +19,8 @@ _POLL_SECONDS = 0.25
 _POLLS = 240
 
 
-def definition(table_name: str, *, conversations: bool = False) -> dict[str, Any]:
-    """Return the parameters of CreateTable."""
+def definition(table_name: str, *, conversations: bool = False, tenants: bool = False) -> dict[str, Any]:
+    """Return the parameters of CreateTable. `tenants`: with the index that finds the sessions of a tenant."""
     keys, attributes = [{"AttributeName": KEY, "KeyType": "HASH"}], [{"AttributeName": KEY, "AttributeType": "S"}]
     if conversations:
         keys.append({"AttributeName": POSITION, "KeyType": "RANGE"})
@@ -30,19 +32,25 @@ def definition(table_name: str, *, conversations: bool = False) -> dict[str, Any
             *attributes,
             {"AttributeName": "owner", "AttributeType": "S"},
             {"AttributeName": "created_at", "AttributeType": "N"},
+            *([{"AttributeName": "tenant", "AttributeType": "S"}] if tenants else []),
         ],
         "BillingMode": "PAY_PER_REQUEST",
         "GlobalSecondaryIndexes": [
-            {
-                "IndexName": OWNER_INDEX,
-                "KeySchema": [
-                    {"AttributeName": "owner", "KeyType": "HASH"},
-                    {"AttributeName": "created_at", "KeyType": "RANGE"},
-                ],
-                # No attribute that changes: a touch must not rewrite the index.
-                "Projection": {"ProjectionType": "KEYS_ONLY"},
-            }
+            _index(OWNER_INDEX, "owner", "created_at"),
+            *([_index(TENANT_INDEX, "tenant", "owner")] if tenants else []),
         ],
+    }
+
+
+def _index(name: str, hash_key: str, range_key: str) -> dict[str, Any]:
+    return {
+        "IndexName": name,
+        "KeySchema": [
+            {"AttributeName": hash_key, "KeyType": "HASH"},
+            {"AttributeName": range_key, "KeyType": "RANGE"},
+        ],
+        # No attribute that changes: a touch must not rewrite the index.
+        "Projection": {"ProjectionType": "KEYS_ONLY"},
     }
 
 
@@ -53,21 +61,30 @@ def time_to_live() -> dict[str, Any]:
 
 def of_owner(owner: str) -> dict[str, Any]:
     """Return the parameters of a Query for what the index has of an owner."""
+    return _of(OWNER_INDEX, "owner", owner)
+
+
+def of_tenant(tenant: str) -> dict[str, Any]:
+    """Return the parameters of a Query for what the index has of a tenant."""
+    return _of(TENANT_INDEX, "tenant", tenant)
+
+
+def _of(index: str, hash_key: str, value: str) -> dict[str, Any]:
     return {
-        "IndexName": OWNER_INDEX,
+        "IndexName": index,
         "KeyConditionExpression": "#o = :o",
-        "ExpressionAttributeNames": {"#o": "owner"},
-        "ExpressionAttributeValues": {":o": {"S": owner}},
+        "ExpressionAttributeNames": {"#o": hash_key},
+        "ExpressionAttributeValues": {":o": {"S": value}},
     }
 
 
 def create(client: Any, table_name: str, *, conversations: bool = False) -> None:
-    """Create the table with its TTL if it does not exist, and wait until it can be used.
+    """Create the table with its TTL and every index if it does not exist, and wait until it can be used.
 
     Others may do the same at the same time. Raises what the client raises, and TimeoutError after a minute.
     """
     with contextlib.suppress(client.exceptions.ResourceInUseException):  # Another worker was first.
-        client.create_table(**definition(table_name, conversations=conversations))
+        client.create_table(**definition(table_name, conversations=conversations, tenants=True))
     for _ in range(_POLLS):
         if client.describe_table(TableName=table_name)["Table"]["TableStatus"] == "ACTIVE":
             break

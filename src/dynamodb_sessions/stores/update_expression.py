@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from dynamodb_sessions.stores import item_format, table_schema
-from dynamodb_sessions.stores.contract import BURIED_SECONDS, MOVED_SECONDS, Changes, Record
+from dynamodb_sessions.stores.contract import BURIED_SECONDS, MOVED_SECONDS, Changes, Party, Record
 from dynamodb_sessions.stores.value_format import MAX_RATIO, ValueFormat
 
 OPERATION_SECONDS = 20 * 60
@@ -107,7 +107,7 @@ class _Write:
     def attributes(self, changes: Changes) -> None:
         """Set what else a change may set."""
         if changes.owner is not None:
-            for name in ("owner", "handle", "label"):
+            for name in ("owner", "tenant", "handle", "label"):
                 self._set_or_remove(name, getattr(changes, name))
         if changes.authenticated_at is not None:
             self.names["#auth"], self.values[":auth"] = "authenticated_at", item_format.number(changes.authenticated_at)
@@ -331,7 +331,7 @@ def bury_marker(session_id: str, operation_id: str, until: int) -> dict[str, Any
 
 
 def revocation(revocation_id: str, at: int, until: int) -> dict[str, Any]:
-    """Return the UpdateItem that says when all the sessions of an owner were ended. It can be repeated."""
+    """Return the UpdateItem that says when all the sessions of somebody were ended. It can be repeated."""
     return {
         "Key": item_format.key(revocation_id),
         "UpdateExpression": "SET #r=:at,#t=:until",
@@ -396,9 +396,9 @@ def tombstone(session_id: str, operations: Collection[str], operation_id: str, n
 
 
 def deletion(
-    session_id: str, *, record: Record | None = None, version: int | None = None, owner: str | None = None
+    session_id: str, *, record: Record | None = None, version: int | None = None, party: Party | None = None
 ) -> dict[str, Any]:
-    """Return the DeleteItem of a session: of this one, of this version, of this owner. A marker or tombstone stays."""
+    """Return the DeleteItem of a session: of this one, this version, this party's. A marker or tombstone stays."""
     names, values = dict[str, str](), dict[str, Any]()
     if record is None:
         names = {"#moved": item_format.MOVED_TO, "#ops": item_format.OPS, "#d": "user_data"}
@@ -412,8 +412,8 @@ def deletion(
     elif version is not None:
         names |= {"#id": table_schema.KEY, "#v": "version"}
         conditions.append("attribute_exists(#id) AND attribute_not_exists(#v)")
-    if owner is not None:
-        names["#o"], values[":o"] = "owner", {"S": owner}
+    if party is not None:
+        names["#o"], values[":o"] = party.kind, {"S": party.name}
         conditions.append("#o=:o")
     request: dict[str, Any] = {
         "Key": item_format.key(session_id),
