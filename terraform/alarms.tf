@@ -4,6 +4,7 @@ locals {
   dimensions = merge(
     { table = { TableName = var.name } },
     var.owner_index ? { owner-index = { TableName = var.name, GlobalSecondaryIndexName = "owner-index" } } : {},
+    var.tenant_index ? { tenant-index = { TableName = var.name, GlobalSecondaryIndexName = "tenant-index" } } : {},
   )
 
   # CloudWatch counts an index's throttles apart from its table's. Those of a key range, which is what a hot key is
@@ -38,7 +39,7 @@ locals {
   # Errors and latency exist per operation only. The application is allowed no others.
   operations = concat(
     ["GetItem", "PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems"],
-    var.owner_index ? ["Query"] : [],
+    var.owner_index || var.tenant_index ? ["Query"] : [],
   )
 
   per_operation = {

@@ -7,8 +7,9 @@ locals {
       for position, part in split(":", aws_dynamodb_table.this.arn) : position == 3 ? replica.region_name : part
     ])
   ])
-  index_arns = [for arn in local.table_arns : "${arn}/index/owner-index"]
-  key_arns   = compact(concat([var.kms_key_arn], [for replica in local.replicas : replica.kms_key_arn]))
+  index_arns  = [for arn in local.table_arns : "${arn}/index/owner-index"]
+  tenant_arns = [for arn in local.table_arns : "${arn}/index/tenant-index"]
+  key_arns    = compact(concat([var.kms_key_arn], [for replica in local.replicas : replica.kms_key_arn]))
 
   # TransactWriteItems has no permission of its own: it needs those of the puts and deletes in it.
   item_actions = concat(
@@ -19,9 +20,14 @@ locals {
 
   operator_actions = ["dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive", "dynamodb:DescribeContinuousBackups"]
 
-  index_statements = var.owner_index ? [
-    { Sid = "OwnerIndex", Effect = "Allow", Action = ["dynamodb:Query"], Resource = local.index_arns },
-  ] : []
+  index_statements = concat(
+    var.owner_index ? [
+      { Sid = "OwnerIndex", Effect = "Allow", Action = ["dynamodb:Query"], Resource = local.index_arns },
+    ] : [],
+    var.tenant_index ? [
+      { Sid = "TenantIndex", Effect = "Allow", Action = ["dynamodb:Query"], Resource = local.tenant_arns },
+    ] : [],
+  )
 
   # DynamoDB calls KMS in the name of whoever calls DynamoDB; `kms:ViaService` lets the key be used in no other way.
   # Its domain is the partition's: in China amazonaws.com.cn. The Region is a wildcard because replication crosses Regions. CreateGrant is left out of what AWS lists: it is

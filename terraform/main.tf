@@ -38,6 +38,7 @@ resource "aws_dynamodb_table" "this" {
     for_each = merge(
       var.conversations ? { position = "N" } : {},
       var.owner_index ? { owner = "S", created_at = "N" } : {},
+      var.tenant_index ? { tenant = "S", owner = "S" } : {},
     )
 
     content {
@@ -48,12 +49,15 @@ resource "aws_dynamodb_table" "this" {
 
   # Keys only, and none that changes: saving or touching a session never writes to the index.
   dynamic "global_secondary_index" {
-    for_each = var.owner_index ? ["owner-index"] : []
+    for_each = merge(
+      var.owner_index ? { owner-index = ["owner", "created_at"] } : {},
+      var.tenant_index ? { tenant-index = ["tenant", "owner"] } : {},
+    )
 
     content {
-      name            = global_secondary_index.value
-      hash_key        = "owner"
-      range_key       = "created_at"
+      name            = global_secondary_index.key
+      hash_key        = global_secondary_index.value[0]
+      range_key       = global_secondary_index.value[1]
       projection_type = "KEYS_ONLY"
       read_capacity   = local.index_capacity.read
       write_capacity  = local.index_capacity.write

@@ -18,6 +18,11 @@ output "owner_index_arn" {
   value       = var.owner_index ? "${aws_dynamodb_table.this.arn}/index/owner-index" : null
 }
 
+output "tenant_index_arn" {
+  description = "ARN of the tenant index, or null without one."
+  value       = var.tenant_index ? "${aws_dynamodb_table.this.arn}/index/tenant-index" : null
+}
+
 output "policy_json" {
   description = "IAM policy document for the application: what the session store calls, and nothing else."
   value       = jsonencode(local.policy)

@@ -24,6 +24,13 @@ variable "owner_index" {
   nullable    = false
 }
 
+variable "tenant_index" {
+  description = "Whether to build the index that finds the sessions of one tenant. Only sessions bound to a tenant are in it."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 # Objects are `any`: an object type would drop a key it does not know, and a misspelt one would be silently ignored.
 # `locals.tf` fills in what is left out.
 

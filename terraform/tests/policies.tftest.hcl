@@ -49,6 +49,27 @@ run "application" {
   }
 }
 
+run "application_with_tenants" {
+  variables {
+    tenant_index = true
+  }
+
+  assert {
+    condition = [for statement in jsondecode(output.policy_json).Statement : statement if statement.Sid == "TenantIndex"] == [{
+      Sid      = "TenantIndex"
+      Effect   = "Allow"
+      Action   = ["dynamodb:Query"]
+      Resource = ["arn:aws:dynamodb:eu-west-1:123456789012:table/sessions/index/tenant-index"]
+    }]
+    error_message = "The application queries the index of tenants, too."
+  }
+
+  assert {
+    condition     = output.tenant_index_arn == "arn:aws:dynamodb:eu-west-1:123456789012:table/sessions/index/tenant-index"
+    error_message = "tenant_index_arn is the index's."
+  }
+}
+
 run "application_without_index" {
   variables {
     owner_index = false

@@ -78,6 +78,40 @@ run "owner_index" {
   }
 }
 
+run "tenant_index" {
+  command = plan
+
+  variables {
+    tenant_index = true
+  }
+
+  assert {
+    condition = { for index in aws_dynamodb_table.this.global_secondary_index : index.name => [
+      index.hash_key, index.range_key, index.projection_type
+      ] } == {
+      owner-index  = ["owner", "created_at", "KEYS_ONLY"]
+      tenant-index = ["tenant", "owner", "KEYS_ONLY"]
+    }
+    error_message = "The index of tenants is beside that of owners, and holds nothing that a touch changes."
+  }
+}
+
+run "tenant_index_alone" {
+  command = plan
+
+  variables {
+    owner_index  = false
+    tenant_index = true
+  }
+
+  assert {
+    condition = { for attribute in aws_dynamodb_table.this.attribute : attribute.name => attribute.type } == {
+      session_id = "S", tenant = "S", owner = "S"
+    }
+    error_message = "Only the attributes of keys are declared."
+  }
+}
+
 run "no_owner_index" {
   command = plan
 

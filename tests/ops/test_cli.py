@@ -267,6 +267,27 @@ def test_revoke_ends_all_of_an_owner(run: Run, keep: Store, stored: Callable[[],
     assert stored() == {other.id}
 
 
+# Tenants.
+
+
+def test_a_tenants_sessions_are_listed_by_owner_and_ended(
+    run: Run, keep: Store, stored: Callable[[], set[str]], table_name: str, client: Any, engine: str
+) -> None:
+    said = run("list", "--tenant", "acme", code=1)
+    assert "check --tenants" in said or engine == "moto", "which has an answer of its own"
+    client.delete_table(TableName=table_name)
+    run("create-table", "--tenants")
+    bob, alice = keep("acme/bob", tenant="acme"), keep("acme/alice", tenant="acme")
+    other = keep("acme/carol")
+    names = [line.split()[0] for line in run("list", "--tenant", "acme").splitlines()[1:]]
+    assert names == [fingerprint(alice.id), fingerprint(bob.id)]
+    assert "tenant    acme\n" in run("show", bob.id)
+    assert "tenant" not in run("show", other.id)
+    assert run("revoke", "--tenant", "acme", "--keep", bob.id) == "revoked 1 session\n"
+    assert run("revoke", "--tenant", "acme") == "revoked 1 session\n"
+    assert stored() == {other.id}
+
+
 # purge-expired
 
 
@@ -350,9 +371,11 @@ def test_create_table_makes_it_once(run: Run, table_name: str, stored: Callable[
         (["show", "\udcff"], "it must be text of 1 to 2048 bytes"),
         (["show", "x" * 2049], "it must be text of 1 to 2048 bytes"),
         (["list", "--owner", ""], "argument --owner: it must be text"),
-        (["revoke"], "give either an ID or --owner"),
-        (["revoke", "x", "--owner", "y"], "give either an ID or --owner"),
-        (["revoke", "x", "--keep", "y"], "--keep goes with --owner only"),
+        (["revoke"], "give either an ID, or --owner, or --tenant"),
+        (["revoke", "x", "--owner", "y"], "give either an ID, or --owner, or --tenant"),
+        (["revoke", "--tenant", "x", "--owner", "y"], "give either an ID, or --owner, or --tenant"),
+        (["list", "--tenant", "x", "--owner", "y"], "not allowed with argument"),
+        (["revoke", "x", "--keep", "y"], "--keep goes with --owner and --tenant only"),
         (["emit"], "the following arguments are required: form"),
         (["emit", "pulumi"], "invalid choice: 'pulumi'"),
         (["emit", "cli", "--operator"], "--operator goes with iam only"),

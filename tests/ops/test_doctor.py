@@ -1,6 +1,7 @@
 """What the doctor finds on set-ups that are well, and on those that are broken in every way it knows."""
 
 import json
+import shlex
 import threading
 import time
 import urllib.error
@@ -353,6 +354,64 @@ def test_index_missing(check: Check, client: Any, table_name: str, front: Front,
     assert verdicts(findings, WRONG) == []
     assert findings["index"].verdict is OPEN
     assert "there is no owner-index" in findings["index"].detail
+
+
+# The index of tenants, which not everybody needs.
+
+TENANT_CHECKS = ("tenant index", "Query tenants")
+
+
+def with_tenants(table_name: str, url: str) -> dict[str, Finding]:
+    target = Target(table_name, "us-east-1", url, tenants=True)
+    return {finding.check: finding for finding in doctor.examine(target)}
+
+
+def test_the_index_of_tenants_is_looked_at_where_there_is_one(
+    check: Check, client: Any, table_name: str, front: Front
+) -> None:
+    table_schema.create(client, table_name, tenants=True)
+    findings = check()
+    assert [findings[name].verdict for name in TENANT_CHECKS] == [OK, OK]
+    assert findings["tenant index"].detail == "tenant-index"
+    front.denied = {"Query"}
+    assert verdicts(check(front.url), WRONG) == ["Query"], "who lists no tenants need not be allowed to"
+    findings = with_tenants(table_name, front.url)
+    assert verdicts(findings, WRONG) == ["Query tenants", "Query"]
+    assert "the index tenant-index" in findings["Query tenants"].fix
+    assert "emit iam" in findings["Query tenants"].fix
+    assert "--tenants" in findings["Query tenants"].fix
+
+
+def test_it_is_missed_only_where_it_is_asked_for(
+    check: Check, client: Any, table_name: str, front: Front, engine: str
+) -> None:
+    """And the command that it prints makes it."""
+    make(client, table_schema.definition(table_name))
+    assert not check().keys() & {*TENANT_CHECKS}
+    findings = with_tenants(table_name, client.meta.endpoint_url)
+    assert verdicts(findings, WRONG) == ["tenant index"]
+    assert findings["tenant index"].detail.startswith("there is no tenant-index")
+    if engine == "local":  # To a role that may not describe the table, its answers tell.
+        front.denied = {"DescribeTable"}
+        assert verdicts(with_tenants(table_name, front.url), WRONG) == ["tenant index"]
+    words = shlex.split(findings["tenant index"].fix)
+    client.update_table(**json.loads(words[words.index("--cli-input-json") + 1]))
+    indexes = client.describe_table(TableName=table_name)["Table"]["GlobalSecondaryIndexes"]
+    assert {index["IndexName"] for index in indexes} == {"owner-index", "tenant-index"}
+    if engine == "local":  # moto forgets the keys of the other index. This one may be CREATING still.
+        assert verdicts(with_tenants(table_name, client.meta.endpoint_url), WRONG) == []
+
+
+def test_an_index_of_tenants_with_other_keys_is_wrong(check: Check, client: Any, table_name: str) -> None:
+    made = table_schema.definition(table_name, tenants=True)
+    made["GlobalSecondaryIndexes"][1]["KeySchema"] = [{"AttributeName": "tenant", "KeyType": "HASH"}]
+    make(client, made)
+    findings = check()
+    assert verdicts(findings, WRONG) == ["tenant index"]
+    assert "the keys of tenant-index are tenant, a string, not tenant, a string and owner" in (
+        findings["tenant index"].detail
+    )
+    assert "update-table" in findings["tenant index"].fix
 
 
 # What else can be wrong.

@@ -42,9 +42,10 @@ provider "aws" {{
 """
 
 
-@pytest.fixture(params=[False, True], ids=["sessions", "conversations"])
+@pytest.fixture(params=[(False, False), (True, True)], ids=["sessions", "conversations-tenants"])
 def target(request: pytest.FixtureRequest, table_name: str) -> Target:
-    return Target(table_name, conversations=request.param)
+    conversations, tenants = request.param
+    return Target(table_name, conversations=conversations, tenants=tenants)
 
 
 def normal(definition: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def is_as_defined(dynamodb: Any, target: Target, moto_url: str) -> Callable[[], 
     def look() -> None:
         name = target.table_name
         assert definition_of(dynamodb, name) == normal(
-            table_schema.definition(name, conversations=target.conversations)
+            table_schema.definition(name, conversations=target.conversations, tenants=target.tenants)
         )
         time_to_live = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
         assert time_to_live == {"TimeToLiveStatus": "ENABLED", "AttributeName": "ttl"}
@@ -263,10 +264,8 @@ def test_cdk_describes_the_table(target: Target, cdk: dict[str, type[Construct]]
     exec(compile(FORMS["cdk"](target), "sessions_cdk.py", "exec"), {})
     (made,) = cdk["Table"].made
     own_keys = [made.properties[name] for name in ("partition_key", "sort_key") if name in made.properties]
-    keys = (
-        *own_keys,
-        *(index[key] for index in made.indexes for key in ("partition_key", "sort_key")),
-    )
+    index_keys = [index[key] for index in made.indexes for key in ("partition_key", "sort_key")]
+    keys = {key["name"]: key for key in (*own_keys, *index_keys)}.values()
     actual = {
         "TableName": made.properties["table_name"],
         "KeySchema": [
@@ -287,7 +286,8 @@ def test_cdk_describes_the_table(target: Target, cdk: dict[str, type[Construct]]
             for index in made.indexes
         ],
     }
-    assert normal(actual) == normal(table_schema.definition(target.table_name, conversations=target.conversations))
+    expected = table_schema.definition(target.table_name, conversations=target.conversations, tenants=target.tenants)
+    assert normal(actual) == normal(expected)
     assert made.properties["time_to_live_attribute"] == "ttl"
     assert made.properties["point_in_time_recovery_specification"] == {"point_in_time_recovery_enabled": True}
     assert made.properties["deletion_protection"] is True
@@ -334,6 +334,7 @@ def test_the_commands_make_the_table(target: Target, dynamodb: Any, is_as_define
     is_as_defined()
 
 
+@pytest.mark.parametrize("target", [(False, False), (True, False)], ids=["sessions", "conversations"], indirect=True)
 def test_the_doctors_fixes_mend(target: Target, dynamodb: Any, is_as_defined: Callable[[], None]) -> None:
     """The index that lacks, and the TTL on another attribute."""
     made = table_schema.definition(target.table_name, conversations=target.conversations) | {
@@ -389,6 +390,7 @@ def test_the_policies_are_those_of_the_terraform_module(operator: bool, conversa
         return re.findall(r'"dynamodb:(\w+)"', found)
 
     (on_index,) = re.findall(r'Sid = "OwnerIndex", Effect = "Allow", Action = \[(.*?)\]', text)
+    (on_tenants,) = re.findall(r'Sid = "TenantIndex", Effect = "Allow", Action = \[(.*?)\]', text)
     (of_agents,) = re.findall(r"var\.conversations \? \[(.*)\] : \[\],", text)
     more = re.findall(r'"dynamodb:(\w+)"', of_agents) if conversations else []
     on_table = named("item_actions") + more + (named("operator_actions") if operator else [])
@@ -398,6 +400,11 @@ def test_the_policies_are_those_of_the_terraform_module(operator: bool, conversa
     assert [(each["Sid"], each["Effect"]) for each in statements] == [(sid, "Allow"), ("OwnerIndex", "Allow")]
     assert actions(statements[0]) == on_table
     assert actions(statements[1]) == re.findall(r"dynamodb:(\w+)", on_index)
+    with_tenants = json.loads(iam.render(replace(target, tenants=True), operator=operator))["Statement"]
+    assert with_tenants[:2] == statements
+    assert with_tenants[2]["Sid"] == "TenantIndex"
+    assert with_tenants[2]["Resource"] == [f"{statements[0]['Resource'][0]}/index/tenant-index"]
+    assert actions(with_tenants[2]) == re.findall(r"dynamodb:(\w+)", on_tenants)
 
 
 @pytest.mark.parametrize("operator", [False, True], ids=["app", "operator"])
@@ -465,6 +472,14 @@ def test_the_command_prints_that_of_conversations(form: str, capsys: pytest.Capt
     assert cli.main(["emit", form, "--conversations"]) == 0
     expected = (FORMS | {"iam": iam.render})[form](Target("conversations", conversations=True))
     assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("form", ["terraform", "cloudformation", "cdk", "cli", "iam"])
+def test_the_command_prints_the_index_of_tenants_on_demand(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["emit", form, "--tenants"]) == 0
+    expected = (FORMS | {"iam": iam.render})[form](Target("sessions", tenants=True))
+    assert capsys.readouterr().out == expected
+    assert "tenant-index" in expected
 
 
 def test_the_operators_policy_is_printed_on_demand(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,13 +119,16 @@ async def test_the_item_is_the_documented_one(store: DynamoDBStore, item: Callab
 
 
 async def test_the_table_is_the_documented_one(client: Any, table_name: str) -> None:
-    table_schema.create(client, table_name)  # Once more: it is there already.
+    table_schema.create(client, table_name, tenants=True)  # Once more: it is there already.
     made = client.describe_table(TableName=table_name)["Table"]
     assert made["KeySchema"] == [{"AttributeName": "session_id", "KeyType": "HASH"}]
     assert made["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
-    [index] = made["GlobalSecondaryIndexes"]
-    assert index["IndexName"] == "owner-index"
-    assert index["Projection"] == {"ProjectionType": "KEYS_ONLY"}
+    indexes = {index["IndexName"]: index for index in made["GlobalSecondaryIndexes"]}
+    assert {name: [key["AttributeName"] for key in index["KeySchema"]] for name, index in indexes.items()} == {
+        "owner-index": ["owner", "created_at"],
+        "tenant-index": ["tenant", "owner"],
+    }
+    assert all(index["Projection"] == {"ProjectionType": "KEYS_ONLY"} for index in indexes.values())
     time_to_live = client.describe_time_to_live(TableName=table_name)["TimeToLiveDescription"]
     assert time_to_live["TimeToLiveStatus"] == "ENABLED"
     assert time_to_live["AttributeName"] == "ttl"

@@ -144,8 +144,11 @@ async def test_an_admin_ends_the_tenants_other_sessions(tenants: OwnerStore) -> 
 
 async def test_a_tenant_of_many_does_not_count_for_an_owners_limit(tenants: OwnerStore) -> None:
     for name in ("alice", "bob", "alice"):
-        browser = Browser(tenants, max_sessions_per_owner=1)
-        await browser.do(lambda session, name=name: session.bind(f"acme/{name}", tenant="acme"))
+
+        def login(session: Session, owner: str = f"acme/{name}") -> None:
+            session.bind(owner, tenant="acme")
+
+        await Browser(tenants, max_sessions_per_owner=1).do(login)
     owners = [record.owner async for record in tenants.list_tenant("acme")]
     assert owners == ["acme/alice", "acme/bob"]
 

@@ -222,7 +222,8 @@ def _why_invalid(message: str) -> str:
         )
     text = message.lower()
     if BACKFILLING in text:
-        return "the index owner-index is being built (backfilling): wait until it is ACTIVE"
+        index = "tenant-index" if "tenant-index" in text else "owner-index"
+        return f"the index {index} is being built (backfilling): wait until it is ACTIVE"
     if "specified index" in text:
         return "the table has no index owner-index, which finds the sessions of an owner"
     if "kms" in text or "inaccessible_encryption_credentials" in text:

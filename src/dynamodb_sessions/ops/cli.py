@@ -107,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the table of agents' conversations; its name is conversations by default",
     )
+    tenants = _Parser(add_help=False)
+    tenants.add_argument("--tenants", action="store_true", help="with the index that finds the sessions of a tenant")
 
     def command(
         name: str, run: Callable[[argparse.Namespace], int], text: str, *more: _Parser
@@ -116,19 +118,25 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    check = command("check", _check, "find what is wrong with region, credentials, table and permissions", kind)
+    check = command(
+        "check", _check, "find what is wrong with region, credentials, table and permissions", kind, tenants
+    )
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
 
-    emitting = command("emit", _emit, "print what to deploy: the table, or the IAM policy of those who use it", kind)
+    emitting = command(
+        "emit", _emit, "print what to deploy: the table, or the IAM policy of those who use it", kind, tenants
+    )
     emitting.add_argument("form", choices=["terraform", "cloudformation", "sam", "cdk", "cli", "iam"])
     emitting.add_argument("--operator", action="store_true", help="with iam: an operator's policy, not the app's")
     emitting.add_argument("--kms-key", metavar="ARN", help="with iam: the table's customer managed key")
     emitting.set_defaults(usage=emitting.error)
 
-    command("create-table", _create_table, "create the table if it is not there: for development", kind)
+    command("create-table", _create_table, "create the table if it is not there: for development", kind, tenants)
 
-    listing = command("list", _list, "list the live sessions; without --owner it reads the whole table")
-    listing.add_argument("--owner", type=_text, help="only those bound to this owner, oldest first")
+    listing = command("list", _list, "list the live sessions; without --owner or --tenant it reads the whole table")
+    listed = listing.add_mutually_exclusive_group()
+    listed.add_argument("--owner", type=_text, help="only those bound to this owner, oldest first")
+    listed.add_argument("--tenant", type=_text, help="only those bound to this tenant, by owner")
     listing.add_argument("--ids", action="store_true", help="print usable ids")
 
     show = command("show", _show, "show one session: its times, its keys and their sizes")
@@ -140,10 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     show.add_argument("--ids", action="store_true", help="print its usable id")
 
-    revoke = command("revoke", _revoke, "end one session, or all of an owner")
+    revoke = command("revoke", _revoke, "end one session, or all of an owner or a tenant")
     revoke.add_argument("id", type=_text, metavar="ID", nargs="?", help="its id, or - to read it from standard input")
     revoke.add_argument("--owner", type=_text, help="end all sessions bound to this owner")
-    revoke.add_argument("--keep", type=_text, metavar="ID", help="with --owner: but not this one; - reads its id")
+    revoke.add_argument("--tenant", type=_text, help="end all sessions bound to this tenant")
+    revoke.add_argument(
+        "--keep", type=_text, metavar="ID", help="with --owner or --tenant: but not this one; - reads its id"
+    )
     revoke.set_defaults(usage=revoke.error)
 
     purge = command("purge-expired", _purge_expired, "delete the expired sessions that DynamoDB's TTL has left")
@@ -181,7 +192,7 @@ def _create_table(options: argparse.Namespace) -> int:
     target = _target(options)
     client = _store(target).client
     try:
-        table_schema.create(client, target.table_name, conversations=target.conversations)
+        table_schema.create(client, target.table_name, conversations=target.conversations, tenants=target.tenants)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told without what it quotes
         raise ConfigurationError(f"the table cannot be created: {words_of(error)}") from None
     print(
@@ -197,6 +208,8 @@ def _list(options: argparse.Namespace) -> int:
 async def _list_sessions(options: argparse.Namespace) -> int:
     store = _store(_target(options))
     records = store.scan() if options.owner is None else store.list_owner(options.owner)
+    if options.tenant is not None:
+        records = store.list_tenant(options.tenant)
     name = "ID" if options.ids else "SESSION"
     width = 43 if options.ids else 8
     header = f"{name:{width}} {'CREATED':20} {'EXPIRES':20} {'BYTES':>7} OWNER"
@@ -226,6 +239,7 @@ async def _show_session(options: argparse.Namespace) -> int:
         "session": fingerprint(record.id),
         **({"id": _printable(record.id)} if options.ids else {}),
         "owner": "-" if record.owner is None else _printable(record.owner),
+        **({} if record.tenant is None else {"tenant": _printable(record.tenant)}),
         "created": _moment(record.created_at),
         "expires": _moment(record.expires_at),
         "lifetime": "the middleware's" if record.max_age is None else f"{record.max_age} s, its own",
@@ -244,15 +258,15 @@ async def _show_session(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    if (options.id is None) == (options.owner is None):
-        options.usage("give either an ID or --owner")
-    if options.keep is not None and options.owner is None:
-        options.usage("--keep goes with --owner only")
+    if sum(given is not None for given in (options.id, options.owner, options.tenant)) != 1:
+        options.usage("give either an ID, or --owner, or --tenant")
+    if options.keep is not None and options.id is not None:
+        options.usage("--keep goes with --owner and --tenant only")
     if options.id is not None:
         options.id = _read_id(options.id)
     if options.keep is not None:
         options.keep = _read_id(options.keep)
-    return anyio.run(_revoke_one if options.owner is None else _revoke_owner, options)
+    return anyio.run(_revoke_one if options.id is not None else _revoke_all, options)
 
 
 async def _revoke_one(options: argparse.Namespace) -> int:
@@ -268,8 +282,12 @@ async def _revoke_one(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _revoke_owner(options: argparse.Namespace) -> int:
-    ended = await _store(_target(options)).revoke_owner(options.owner, keep=options.keep)
+async def _revoke_all(options: argparse.Namespace) -> int:
+    store = _store(_target(options))
+    if options.owner is not None:
+        ended = await store.revoke_owner(options.owner, keep=options.keep)
+    else:
+        ended = await store.revoke_tenant(options.tenant, keep=options.keep)
     print(f"revoked {_sessions(ended)}")
     return 0
 
@@ -327,6 +345,7 @@ def _target(options: argparse.Namespace) -> Target:
         getattr(options, "region", None),
         getattr(options, "endpoint_url", None) or settings.endpoint_url(),
         conversations,
+        getattr(options, "tenants", False),
     )
 
 

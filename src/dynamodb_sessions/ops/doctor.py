@@ -84,6 +84,7 @@ _OF_NOBODY: dict[str, Any] = {
     "ExpressionAttributeValues": {":k": {"S": _NOBODY}},
 }
 
+_USABLE = ("ACTIVE", "UPDATING")
 _TYPES = {"S": "a string", "N": "a number", "B": "binary"}
 
 
@@ -211,6 +212,7 @@ class _Examination:
         yield at_index
         yield self._recovery(self._ask("describe_continuous_backups"))
         yield self._protection(described, made)
+        yield from self._tenants(made)
 
         if at_key.verdict is Verdict.WRONG:
             yield Finding("permissions", Verdict.OPEN, "cannot be tried with that key")
@@ -355,13 +357,40 @@ class _Examination:
             if queried.code == _INVALID:
                 return missing
             return _ok("index", name) if queried.is_allowed else _not_allowed("index", "DescribeTable", queried)
-        found = next((each for each in made.get("GlobalSecondaryIndexes", ()) if each["IndexName"] == name), None)
+        found = table_schema.index_of(made, name)
         return missing if found is None else self._index_found(found, made, add)
 
+    def _tenants(self, made: dict[str, Any]) -> Iterator[Finding]:
+        """Look at the index of tenants, if there is one, or is to be one."""
+        name = table_schema.TENANT_INDEX
+        found = table_schema.index_of(made, name)
+        if found is None and not self._target.tenants:
+            return
+        add = aws_cli.add_index(self._target, name)
+        if found is not None and found.get("IndexStatus", "ACTIVE") not in _USABLE:  # It answers no Query yet.
+            yield replace(self._index_found(found, made, add), check="tenant index")
+            return
+        queried = self._ask("query", **table_schema.of_tenant(_NOBODY))
+        at_index, can_query = _ok("index", name), self._permission("Query", queried, f"the index {name}")
+        if found is not None:
+            at_index = self._index_found(found, made, add)
+        elif made or queried.code == _INVALID:
+            at_index = _wrong("index", f"there is no {name}, which finds the sessions of a tenant", add)
+        elif queried.code == _DENIED:
+            at_index = _not_allowed("index", "DescribeTable", queried)
+        yield replace(at_index, check="tenant index")
+        if at_index.verdict is Verdict.WRONG and queried.code != _DENIED:
+            can_query = Finding("Query", Verdict.OPEN, "cannot be tried without the index")
+        elif can_query.verdict is Verdict.WRONG and not self._target.tenants:
+            can_query = Finding("Query", Verdict.OPEN, "not allowed, and only who lists tenants needs it")
+        yield replace(can_query, check="Query tenants")
+
     def _index_found(self, found: dict[str, Any], made: dict[str, Any], add: str) -> Finding:
-        definition = table_schema.definition(self._target.table_name, conversations=self._target.conversations)
+        definition = table_schema.definition(
+            self._target.table_name, conversations=self._target.conversations, tenants=True
+        )
         name = found["IndexName"]
-        (wanted,) = definition["GlobalSecondaryIndexes"]
+        wanted = table_schema.index_of(definition, name)
         fix = f"delete it, then {add}"
         status = found.get("IndexStatus", "ACTIVE")
         if status == "DELETING":
@@ -370,7 +399,7 @@ class _Examination:
         actual, expected = _schema(found["KeySchema"], made), _schema(wanted["KeySchema"], definition)
         if actual != expected:
             return _wrong("index", f"the keys of {name} are {actual}, not {expected}", fix)
-        if status not in {"ACTIVE", "UPDATING"}:
+        if status not in _USABLE:
             filling = " (backfilling)" if found.get("Backfilling") else ""
             return Finding("index", Verdict.WARNING, f"{name} is being built: {status}{filling}", _WAIT)
         projection = found["Projection"]["ProjectionType"]

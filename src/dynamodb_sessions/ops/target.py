@@ -19,6 +19,8 @@ class Target:
     region_name: str | None = None
     endpoint_url: str | None = field(default=None, repr=False)
     conversations: bool = False
+    tenants: bool = False
+    """Whether it has, or is to have, the index that finds what belongs to a tenant."""
 
     def __post_init__(self) -> None:
         check_table_name(self.table_name)
@@ -33,4 +35,5 @@ class Target:
         words += ["--region", self.region_name] if self.region_name is not None else []
         words += ["--endpoint-url", self.endpoint_url] if self.endpoint_url is not None else []
         words += ["--conversations"] if self.conversations else []
+        words += ["--tenants"] if self.tenants else []
         return f"`{shlex.join(words)}`"

@@ -5,6 +5,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple, Self
 
@@ -63,7 +64,7 @@ class DynamoDBStore:
     `pip install dynamodb-sessions[async]`. `timeout` is the deadline of an operation in seconds. With
     `consistent_read=False` reads cost half and are repeated only when they miss something the client has seen. A value
     of more than `compress_over` characters is stored compressed if it gains by it; None: never. `create_table=True`
-    creates the table on first use, for development.
+    creates the table with all its indexes on first use, for development.
 
     With `encryption_key`, or SESSION_ENCRYPTION_KEY, values are encrypted by AES-256-GCM: that takes
     `pip install dynamodb-sessions[encryption]`. A key is 32 bytes in URL-safe base64. Of a list, newest first, the
@@ -92,7 +93,7 @@ class DynamoDBStore:
         self._calls = TableCalls(
             self.table_name,
             probe_key=item_format.key(PROBE_ID),
-            create=table_schema.create,
+            create=partial(table_schema.create, tenants=True),
             region_name=region_name,
             endpoint_url=settings.endpoint_url(endpoint_url),
             client=client,

@@ -54,6 +54,11 @@ def _index(name: str, hash_key: str, range_key: str) -> dict[str, Any]:
     }
 
 
+def index_of(made: dict[str, Any], name: str) -> Any:
+    """Return the index of this name that a table, or its definition, has; None: it has none."""
+    return next((each for each in made.get("GlobalSecondaryIndexes", ()) if each["IndexName"] == name), None)
+
+
 def time_to_live() -> dict[str, Any]:
     """Return the TimeToLiveSpecification of UpdateTimeToLive."""
     return {"Enabled": True, "AttributeName": TTL}
@@ -78,13 +83,13 @@ def _of(index: str, hash_key: str, value: str) -> dict[str, Any]:
     }
 
 
-def create(client: Any, table_name: str, *, conversations: bool = False) -> None:
-    """Create the table with its TTL and every index if it does not exist, and wait until it can be used.
+def create(client: Any, table_name: str, *, conversations: bool = False, tenants: bool = False) -> None:
+    """Create the table with its TTL if it does not exist, and wait until it can be used.
 
     Others may do the same at the same time. Raises what the client raises, and TimeoutError after a minute.
     """
     with contextlib.suppress(client.exceptions.ResourceInUseException):  # Another worker was first.
-        client.create_table(**definition(table_name, conversations=conversations, tenants=True))
+        client.create_table(**definition(table_name, conversations=conversations, tenants=tenants))
     for _ in range(_POLLS):
         if client.describe_table(TableName=table_name)["Table"]["TableStatus"] == "ACTIVE":
             break

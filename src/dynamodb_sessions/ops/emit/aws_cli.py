@@ -36,10 +36,10 @@ def protect(target: Target) -> str:
     return _aws(target, "update-table", "--deletion-protection-enabled")
 
 
-def add_index(target: Target) -> str:
-    """Return the command that adds the index to a table without it."""
-    made = table_schema.definition(target.table_name, conversations=target.conversations)
-    (index,) = made["GlobalSecondaryIndexes"]
+def add_index(target: Target, name: str = table_schema.OWNER_INDEX) -> str:
+    """Return the command that adds the index of this name to a table without it."""
+    made = table_schema.definition(target.table_name, conversations=target.conversations, tenants=True)
+    index = table_schema.index_of(made, name)
     needed = {key["AttributeName"] for key in (*made["KeySchema"], *index["KeySchema"])}
     request = {
         "TableName": target.table_name,

@@ -1,6 +1,7 @@
 """The table as a CDK app, in Python."""
 
 import json
+from typing import Any
 
 from dynamodb_sessions.ops.emit.table_parameters import attribute_types, key_names, production
 from dynamodb_sessions.ops.target import Target
@@ -13,12 +14,20 @@ def render(target: Target) -> str:
     """Return a CDK app, in Python."""
     made = production(target)
     types = attribute_types(made)
-    (index,) = made["GlobalSecondaryIndexes"]
 
     def attribute(name: str) -> str:
         return f"dynamodb.Attribute(name={_quote(name)}, type=dynamodb.AttributeType.{_CDK_TYPES[types[name]]})"
 
-    keys, index_keys = key_names(made["KeySchema"]), key_names(index["KeySchema"])
+    def index(each: dict[str, Any]) -> str:
+        keys = key_names(each["KeySchema"])
+        return _INDEX.format(
+            name=_quote(each["IndexName"]),
+            partition_key=attribute(keys["hash_key"]),
+            sort_key=attribute(keys["range_key"]),
+            projection_type=each["Projection"]["ProjectionType"],
+        )
+
+    keys = key_names(made["KeySchema"])
     return _CDK.format(
         environment="" if target.region_name is None else f", env=Environment(region={_quote(target.region_name)})",
         imports="App, RemovalPolicy, Stack" if target.region_name is None else "App, Environment, RemovalPolicy, Stack",
@@ -28,10 +37,7 @@ def render(target: Target) -> str:
         stack="Conversations" if target.conversations else "Sessions",
         billing_mode=made["BillingMode"],
         ttl=_quote(table_schema.TTL),
-        index_name=_quote(index["IndexName"]),
-        index_partition_key=attribute(index_keys["hash_key"]),
-        index_sort_key=attribute(index_keys["range_key"]),
-        projection_type=index["Projection"]["ProjectionType"],
+        indexes="".join(map(index, made["GlobalSecondaryIndexes"])),
     )
 
 
@@ -59,11 +65,14 @@ table = dynamodb.Table(
     deletion_protection=True,
     removal_policy=RemovalPolicy.RETAIN,
 )
+{indexes}app.synth()
+"""
+
+_INDEX = """\
 table.add_global_secondary_index(
-    index_name={index_name},
-    partition_key={index_partition_key},
-    sort_key={index_sort_key},
+    index_name={name},
+    partition_key={partition_key},
+    sort_key={sort_key},
     projection_type=dynamodb.ProjectionType.{projection_type},
 )
-app.synth()
 """

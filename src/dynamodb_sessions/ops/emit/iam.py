@@ -62,6 +62,7 @@ def document(target: Target, table: Any, index: Callable[[str], Any], *, operato
                 [table],
             ),
             _allow("OwnerIndex", ("Query",), [index(table_schema.OWNER_INDEX)]),
+            *([_allow("TenantIndex", ("Query",), [index(table_schema.TENANT_INDEX)])] if target.tenants else []),
         ],
     }
 

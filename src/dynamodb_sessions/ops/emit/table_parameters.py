@@ -11,9 +11,8 @@ def production(target: Target) -> dict[str, Any]:
     """Return the parameters of CreateTable for a table that people rely on."""
     if target.table_name.startswith("arn:"):
         raise ConfigurationError("a table is made by its name: give --table a name, not an ARN")
-    return table_schema.definition(target.table_name, conversations=target.conversations) | {
-        "DeletionProtectionEnabled": True
-    }
+    made = table_schema.definition(target.table_name, conversations=target.conversations, tenants=target.tenants)
+    return made | {"DeletionProtectionEnabled": True}
 
 
 def attribute_types(made: dict[str, Any]) -> dict[str, str]:
