@@ -22,7 +22,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def client(endpoint_url: str, table_name: str) -> Any:
     made = boto3.client("dynamodb", endpoint_url=endpoint_url, region_name="us-east-1")
-    table_schema.create(made, table_name, conversations=True)
+    table_schema.create(made, table_name, conversations=True, tenants=True)
     return made
 
 
@@ -54,6 +54,13 @@ def items(client: Any, table_name: str) -> Callable[[], list[dict[str, Any]]]:
 
 def said(text: str, role: str = "user") -> dict[str, str]:
     return {"role": role, "content": text}
+
+
+async def of_tenant(converse: Converse, tenant: str) -> AsyncIterator[Conversation]:
+    place = converse()._calls
+    url = place.client.meta.endpoint_url
+    async for found in DynamoDBConversation.of_tenant(tenant, place.table_name, endpoint_url=url):
+        yield found
 
 
 async def listed(converse: Converse, owner: str) -> AsyncIterator[Conversation]:

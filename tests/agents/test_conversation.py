@@ -27,7 +27,7 @@ from dynamodb_sessions import (
 )
 from dynamodb_sessions.agents import Conversation, DynamoDBConversation
 from examples.agent_chat.scripted import ScriptedModel
-from tests.agents.conftest import Converse, listed, said
+from tests.agents.conftest import Converse, listed, of_tenant, said
 from tests.conftest import Clock
 from tests.helpers.aiobotocore_clients import IF_INSTALLED, Connect
 from tests.helpers.proxy import How, Proxy, Step
@@ -274,7 +274,7 @@ async def test_an_owners_conversations_are_listed_the_newest_first(converse: Con
     await converse("nobodys").add_items([said("x")])
     found = [each async for each in listed(converse, "acme/alice")]
     assert [each.session_id for each in found] == ["third", "second", "first"]
-    assert found[-1] == Conversation("first", now.now - 2, now.now)
+    assert found[-1] == Conversation("first", now.now - 2, now.now, "acme/alice")
     await converse("second").clear_session()
     assert [each.session_id async for each in listed(converse, "acme/alice")] == ["third", "first"]
 
@@ -290,6 +290,24 @@ async def test_what_has_become_somebody_elses_is_not_listed(converse: Converse, 
         await converse("first").clear_session()
         await converse("first", owner="acme/bob").add_items([said("his")])
     assert found == ["second"]
+
+
+async def test_a_tenants_conversations_are_listed_by_owner(converse: Converse) -> None:
+    for owner, tenant in (("acme/bob", "acme"), ("acme/alice", "acme"), ("dan", "globex"), ("eve", None)):
+        await converse(owner, owner=owner, tenant=tenant).add_items([said("x")])
+    assert [(found.session_id, found.owner) async for found in of_tenant(converse, "acme")] == [
+        ("acme/alice", "acme/alice"),
+        ("acme/bob", "acme/bob"),
+    ]
+    with pytest.raises(SessionError, match="belongs to somebody else"):
+        await converse("dan", owner="dan", tenant="acme").add_items([said("theirs")])
+    await converse("dan", owner="dan").add_items([said("and without naming the tenant")])
+    assert [found.session_id async for found in of_tenant(converse, "globex")] == ["dan"]
+    await converse("dan", owner="dan").clear_session()
+    assert [found async for found in of_tenant(converse, "globex")] == []
+    await converse("dan", owner="dan", tenant="acme").add_items([said("theirs now")])
+    assert [found.owner async for found in of_tenant(converse, "acme")] == ["acme/alice", "acme/bob", "dan"]
+    assert [found async for found in of_tenant(converse, "")] == []
 
 
 @pytest.mark.parametrize("owner", ["", None, "x" * 1025])
@@ -361,6 +379,8 @@ async def test_the_latest_cost_the_same_however_long_the_history(converse: Conve
         ({"session_id": 1}, "id"),
         ({"session_id": "x" * 2049}, "id"),
         ({"owner": ""}, "owner"),
+        ({"owner": "acme/alice", "tenant": ""}, "tenant"),
+        ({"tenant": "acme"}, "with an owner"),
         ({"ttl_seconds": 0}, "ttl_seconds"),
         ({"ttl_seconds": 1.5}, "ttl_seconds"),
         ({"table_name": "a b"}, "table_name"),

@@ -69,22 +69,26 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation, as its owner's list has it. Times are epoch seconds; `updated_at`: when it was last added to."""
+    """A conversation, as its owner's or tenant's list has it. Times are epoch seconds.
+
+    `updated_at` is when it was last added to.
+    """
 
     session_id: str
     created_at: int
     updated_at: int
+    owner: str | None = None
 
 
 class DynamoDBConversation:
     """The history of one conversation, shared by all that name it: `Runner.run(…, session=DynamoDBConversation(…))`.
 
     `session_id` is any text of at most 2048 bytes. Messages live for `ttl_seconds` after they were added; None: until
-    they are removed. `owner` is who `of_owner` lists the conversation for. `session_settings` is the SDK's, whose
-    `limit` is how many messages `get_items` gives by default. `client`, `region_name`, `endpoint_url` and
-    `create_table` are DynamoDBStore's, and DYNAMODB_ENDPOINT_URL counts as for that; objects with the same ones share
-    their connections. `on_event` is called with a SessionEvent after each call of a method, and after each page of what
-    yields many.
+    they are removed. `owner` is who `of_owner` lists the conversation for, and `tenant`, only with an owner, the one
+    `of_tenant` lists it for. `session_settings` is the SDK's, whose `limit` is how many messages `get_items` gives by
+    default. `client`, `region_name`, `endpoint_url` and `create_table` are DynamoDBStore's, and DYNAMODB_ENDPOINT_URL
+    counts as for that; objects with the same ones share their connections. `on_event` is called with a SessionEvent
+    after each call of a method, and after each page of what yields many.
 
     Its methods raise StoreUnavailable, ConfigurationError, UnserializableValue or SessionTooLarge, the last two before
     anything is stored. The constructor raises ConfigurationError. A write that is cancelled ends first.
@@ -102,6 +106,7 @@ class DynamoDBConversation:
         client: Any = None,
         ttl_seconds: int | None = None,
         owner: str | None = None,
+        tenant: str | None = None,
         create_table: bool = False,
         session_settings: SessionSettings | None = None,
         on_event: OnEvent | None = None,
@@ -110,12 +115,17 @@ class DynamoDBConversation:
             raise ConfigurationError(f"a conversation's id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
         if owner is not None and not is_owner(owner):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
+        if tenant is not None and (owner is None or not is_owner(tenant)):
+            raise ConfigurationError(
+                f"a tenant must be a non-empty str of at most {MAX_OWNER_SIZE} bytes, and given with an owner"
+            )
         check_seconds("ttl_seconds", ttl_seconds)
         check_on_event(on_event)
         self.session_id = session_id
         self.session_settings = session_settings or SessionSettings()
         self._ttl_seconds = ttl_seconds
         self._owner = owner
+        self._tenant = tenant
         self._calls = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
         self._observer = Observer(on_event, self._calls, subject="conversation")
 
@@ -199,17 +209,45 @@ class DynamoDBConversation:
             async for conversation in found:
                 yield conversation
 
+    @classmethod
+    async def of_tenant(
+        cls,
+        tenant: str,
+        table_name: str = "conversations",
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        client: Any = None,
+        create_table: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> AsyncIterator[Conversation]:
+        """Yield a tenant's conversations, by owner, as `of_owner` does those of one.
+
+        Raises ConfigurationError if the table has no index `tenant-index`.
+        """
+        check_on_event(on_event)
+        if not is_owner(tenant):
+            return
+        place = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        observer = Observer(on_event, place, subject="conversation")
+        found = observer.observed_pages("of_tenant", None, cls._of_tenant(place, tenant))
+        async with aclosing(found):
+            async for conversation in found:
+                yield conversation
+
     @staticmethod
     async def _of_owner(place: TableCalls, owner: str) -> AsyncGenerator[Conversation, None]:
-        now = wall_clock()
-        pages = place.pages("query", TableName=place.table_name, ScanIndexForward=False, **table_schema.of_owner(owner))
-        async with aclosing(pages) as found:
-            async for each in found:
-                key = {table_schema.KEY: each[table_schema.KEY], table_schema.POSITION: each[table_schema.POSITION]}
-                head = await _head(place, place.begin(), key)
-                # The index may still name one that was cleared and is somebody else's now.
-                if head is not None and head.owner == owner and head.is_live(now):
-                    yield Conversation(key[table_schema.KEY]["S"], head.created_at or 0, head.updated_at or 0)
+        async with aclosing(_heads(place, ScanIndexForward=False, **table_schema.of_owner(owner))) as found:
+            async for session_id, head in found:
+                if head.owner == owner:
+                    yield _conversation(session_id, head)
+
+    @staticmethod
+    async def _of_tenant(place: TableCalls, tenant: str) -> AsyncGenerator[Conversation, None]:
+        async with aclosing(_heads(place, **table_schema.of_tenant(tenant))) as found:
+            async for session_id, head in found:
+                if head.tenant == tenant:
+                    yield _conversation(session_id, head)
 
     async def _begin_turn(self, made: list[dict[str, Any]], part: list[dict[str, Any]], now: int) -> None:
         """Give all messages of a turn their positions, and store the first part of them."""
@@ -227,6 +265,7 @@ class DynamoDBConversation:
                 now=now,
                 base=time.time_ns() // 1000,
                 owner=self._owner,
+                tenant=self._tenant,
                 ttl_seconds=self._ttl_seconds,
                 lifetime=lifetime,
             )
@@ -407,13 +446,28 @@ def _table(
     return TableCalls(
         table_name,
         probe_key=_PROBE,
-        create=partial(table_schema.create, conversations=True),
+        create=partial(table_schema.create, conversations=True, tenants=True),
         region_name=region_name,
         endpoint_url=endpoint_url,
         client=client,
         create_table=create_table,
         timeout=5.0,
     )
+
+
+async def _heads(place: TableCalls, **query: Any) -> AsyncGenerator[tuple[str, Head], None]:
+    """Yield the live conversations that an index names. It may still name one that is somebody else's by now."""
+    now = wall_clock()
+    async with aclosing(place.pages("query", TableName=place.table_name, **query)) as found:
+        async for each in found:
+            key = {name: each[name] for name in (table_schema.KEY, table_schema.POSITION)}
+            head = await _head(place, place.begin(), key)
+            if head is not None and head.is_live(now):
+                yield key[table_schema.KEY]["S"], head
+
+
+def _conversation(session_id: str, head: Head) -> Conversation:
+    return Conversation(session_id, head.created_at or 0, head.updated_at or 0, head.owner)
 
 
 async def _head(place: TableCalls, operation: Operation, key: dict[str, Any]) -> Head | None:

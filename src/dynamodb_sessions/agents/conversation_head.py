@@ -7,10 +7,10 @@ things in it make a clear one step for everybody, however long it takes to delet
 - `cleared` (N): no reader sees what is at this position or below. So a turn that got its positions before a clear and
   is stored after it is cleared too, as a whole: nobody finds it in a conversation that has no owner any more.
 
-While it has messages, a head has `created_at` and `updated_at` (N), and `owner` (S) if it is somebody's. `expires_at`
-(N) is when the last message that a reader may see expires; `ttl` (N) is when DynamoDB removes the head: never before
-any of its messages, be it a cleared one, and never within a day. Without `ttl` it stays. Heads of earlier versions have
-neither `cleared` nor `expires_at`, and their `ttl` means both.
+While it has messages, a head has `created_at` and `updated_at` (N), and `owner` (S) if it is somebody's, with `tenant`
+(S) if they named one. `expires_at` (N) is when the last message that a reader may see expires; `ttl` (N) is when
+DynamoDB removes the head: never before any of its messages, be it a cleared one, and never within a day. Without `ttl`
+it stays. Heads of earlier versions have neither `cleared` nor `expires_at`, and their `ttl` means both.
 """
 
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ class Head:
     updated_at: int | None = None
     expires_at: int | None = None
     ttl: int | None = None
+    tenant: str | None = None
 
     @classmethod
     def of(cls, item: dict[str, Any]) -> "Head":
@@ -49,7 +50,8 @@ class Head:
                 for name in ("last", "cleared", "created_at", "updated_at", "expires_at", table_schema.TTL)
                 if name in item
             }
-            return cls(**numbers, owner=item["owner"]["S"] if "owner" in item else None)
+            owner, tenant = (item[name]["S"] if name in item else None for name in ("owner", "tenant"))
+            return cls(**numbers, owner=owner, tenant=tenant)
         except (KeyError, TypeError, ValueError):
             raise StoreUnavailable("a conversation's head cannot be read") from None
 
@@ -76,11 +78,18 @@ class Lifetime(Enum):
 
 
 def advance(
-    count: int, *, now: int, base: int, owner: str | None, ttl_seconds: int | None, lifetime: Lifetime = Lifetime.ALL
+    count: int,
+    *,
+    now: int,
+    base: int,
+    owner: str | None,
+    tenant: str | None = None,
+    ttl_seconds: int | None,
+    lifetime: Lifetime = Lifetime.ALL,
 ) -> dict[str, Any]:
     """Return the update that takes so many positions, from `base` on if there is no head.
 
-    It is refused to another owner, and if messages that live longer forbid this lifetime.
+    It is refused to another owner or tenant, and if messages that live longer forbid this lifetime.
     """
     names = {"#l": "last", "#c": "created_at", "#u": "updated_at"}
     values = {":base": number(base), ":count": number(count), ":now": number(now)}
@@ -100,10 +109,11 @@ def advance(
         # An older version's `ttl` is when its messages expire.
         seen = "attribute_not_exists(#c) OR #e <= :e OR (attribute_not_exists(#e) AND #t <= :e)"
         conditions = [f"(attribute_not_exists(#k) OR (#t <= :t AND ({seen})))"]
-    if owner is not None:
-        names["#o"], values[":o"] = "owner", {"S": owner}
-        sets.append("#o = :o")
-        conditions.append("(attribute_not_exists(#o) OR #o = :o)")
+    for attribute, name in (("owner", owner), ("tenant", tenant)):
+        if name is not None:
+            names[f"#{attribute}"], values[f":{attribute}"] = attribute, {"S": name}
+            sets.append(f"#{attribute} = :{attribute}")
+            conditions.append(f"(attribute_not_exists(#{attribute}) OR #{attribute} = :{attribute})")
     return {
         "UpdateExpression": f"SET {', '.join(sets)}{removes}",
         "ExpressionAttributeNames": names,
@@ -128,10 +138,14 @@ def empty(head: Head, *, now: int, exists: bool) -> dict[str, Any]:
     if head.ttl is not None:
         names["#t"], values[":t"] = table_schema.TTL, number(max(head.ttl, now + _KEPT))
         sets.append("#t = :t")
+    removes = "#o, #c, #u, #e"
+    if head.tenant is not None:
+        names["#tenant"] = "tenant"
+        removes += ", #tenant"
     if not exists:
         names["#k"] = table_schema.KEY
     return {
-        "UpdateExpression": f"SET {', '.join(sets)} REMOVE #o, #c, #u, #e",
+        "UpdateExpression": f"SET {', '.join(sets)} REMOVE {removes}",
         "ConditionExpression": "#l = :l" if exists else "attribute_not_exists(#k)",
         "ExpressionAttributeNames": names,
         "ExpressionAttributeValues": values,

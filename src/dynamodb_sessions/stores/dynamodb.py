@@ -397,6 +397,7 @@ class DynamoDBStore:
         return self._list(Party("tenant", tenant), now)
 
     async def _list(self, party: Party, now: int | None) -> AsyncIterator[Record]:
+        """Yield the sessions of an owner or a tenant, in the order of the index."""
         if not is_owner(party.name):
             return
         at = wall_clock() if now is None else now
@@ -436,6 +437,7 @@ class DynamoDBStore:
         return await self._revoke(Party("tenant", tenant), keep, now)
 
     async def _revoke(self, party: Party, keep: str | None, now: int | None) -> int:
+        """End all the sessions of an owner or a tenant but one. Return how many it ended."""
         if not is_owner(party.name):
             return 0
         await self._note_revocation(party, wall_clock() if now is None else now)

@@ -369,6 +369,7 @@ class FallbackStore:
         return await self._revoke(Party("tenant", tenant), keep)
 
     async def _revoke(self, party: Party, keep: str | None) -> int:
+        """End all the sessions of an owner or a tenant but one, wherever they are. Return how many it ended."""
         if not is_owner(party.name):
             return 0
         at = wall_clock()

@@ -180,6 +180,7 @@ class MemoryStore:
         return Health(True, self.mode, self.mode_reason)
 
     def _live_of(self, party: Party, now: int | None) -> list[Record]:
+        """Return the sessions of an owner or a tenant that have not expired."""
         at = wall_clock() if now is None else now
         if not is_owner(party.name):
             return []
@@ -187,6 +188,7 @@ class MemoryStore:
             return [record for record, _ in self._records.values() if party.has(record) and record.expires_at > at]
 
     def _revoke(self, party: Party, keep: str | None) -> int:
+        """End all the sessions of an owner or a tenant but one. Return how many it ended."""
         if not is_owner(party.name):
             return 0
         with self._lock:

@@ -106,6 +106,14 @@ class ObservedOwnerStore(ObservedStore):
     async def revoke_owner(self, owner: str | None, *, keep: str | None = None) -> int:
         return await self.observer.observed("revoke_owner", None, self._owners.revoke_owner(owner, keep=keep), int)
 
+    def list_tenant(self, tenant: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+        records = self._owners.list_tenant(tenant, now=now)
+        found = records if isinstance(records, AsyncGenerator) else _generated(records)
+        return self.observer.observed_pages("list_tenant", None, found)
+
+    async def revoke_tenant(self, tenant: str | None, *, keep: str | None = None) -> int:
+        return await self.observer.observed("revoke_tenant", None, self._owners.revoke_tenant(tenant, keep=keep), int)
+
     async def limit_owner(self, owner: str, maximum: int, *, keep: str) -> Sequence[str]:
         """End the owner's oldest sessions beyond the maximum: each is also told as one that was deleted."""
         work = self._owners.limit_owner(owner, maximum, keep=keep)
