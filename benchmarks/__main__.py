@@ -18,7 +18,19 @@ from benchmarks import chart
 from benchmarks.harness import Report, be_nobody, closing
 
 MODULES = {"import": "import_time"}
-BENCHMARKS = ("cold_start", "cost", "growth", "import", "load", "middleware", "outage", "requests", "soak", "touch")
+BENCHMARKS = (
+    "cold_start",
+    "cost",
+    "growth",
+    "import",
+    "load",
+    "middleware",
+    "outage",
+    "requests",
+    "scale",
+    "soak",
+    "touch",
+)
 QUICK = ("middleware", "requests", "touch", "cost", "growth", "import")
 PACKAGES = ("dynamodb-sessions", "starlette", "boto3", "aiodynamo", "aiohttp", "starsessions", "redis", "hiredis")
 ROOT = Path(__file__).parent.parent

@@ -1,6 +1,7 @@
 """What importing costs a fresh process, beside Starlette's cookie sessions; and a cold start.
 
-Sessions are in memory: boto3 must not be imported.
+Sessions are in memory: boto3 must not be imported. And how soon the command line prints its help, beside the start of a
+process that only imports argparse and json.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +24,9 @@ STATEMENTS = {
 }
 ROUNDS = 15
 LIMIT = 1.15
+BARE = "argparse and json"
+COMMANDS = {"dynamodb-sessions --help": ["-m", "dynamodb_sessions", "--help"], BARE: ["-c", "import argparse, json"]}
+HELP_LIMIT = 5.0
 
 TIMED = """
 import json, sys, time
@@ -73,9 +78,26 @@ def measure(report: Report, *, rounds: int) -> None:
     report.add("Importing, in a fresh process, without boto3", rows)
 
 
+def measure_help(report: Report, *, rounds: int) -> None:
+    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for number in range(rounds + 1):
+        for name, arguments in COMMANDS.items():
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=True, env=_environment())
+            if number:
+                taken[name].append(time.perf_counter() - started)
+    rows: list[dict[str, Any]] = []
+    for name, seconds in taken.items():
+        to_bare = paired(seconds, taken[BARE])
+        ratio = Bar(f"start of {name}, to {BARE}", to_bare, HELP_LIMIT) if name != BARE else to_bare
+        rows.append({"process": name, "wall to the bare one's": ratio, "wall ms": statistics.median(seconds) * 1000})
+    report.add("How soon the command line helps", rows)
+
+
 def run(options: argparse.Namespace) -> Report:
     report = Report("import")
     measure(report, rounds=options.rounds)
+    measure_help(report, rounds=options.rounds)
     if not options.tiny:
         assert cold_start.measure(5) == 0
     return report

@@ -18,7 +18,7 @@ locals {
   )
   table_sid = var.conversations ? "Conversations" : "Sessions"
 
-  operator_actions = ["dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive", "dynamodb:DescribeContinuousBackups"]
+  operator_actions = ["dynamodb:Scan", "dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive", "dynamodb:DescribeContinuousBackups"]
 
   index_statements = concat(
     var.owner_index ? [

@@ -453,6 +453,21 @@ def test_growth(dynamodb_local_url: str) -> None:
     assert status == 0
 
 
+def test_scale(dynamodb_local_url: str) -> None:
+    """Every command finishes, although some of its requests are throttled."""
+    assert dynamodb_local_url
+    status, printed = run("scale", "--sessions", "200")
+    _, commands = tables(printed)
+    assert [row["last line"] for row in commands] == [
+        "(101 lines)",
+        "(21 lines)",
+        "deleted 100 expired sessions of 200 stored",
+        "revoked 20 sessions",
+    ]
+    assert sum(int(row["throttled"]) for row in commands) > 0
+    assert status == 0
+
+
 async def test_growth_keeps_the_store_full() -> None:
     data = {"count": "0"}
     store, ids = await growth.full_store(50, data)
@@ -464,8 +479,9 @@ async def test_growth_keeps_the_store_full() -> None:
 
 def test_import() -> None:
     status, printed = run("import", "--tiny", "--rounds", "1")
-    (rows,) = tables(printed)
+    rows, processes = tables(printed)
     assert [float(row["CPU ms"]) > 0 for row in rows] == [True, True]
+    assert [row["process"] for row in processes] == ["dynamodb-sessions --help", "argparse and json"]
     assert status == 0
     assert import_time.fresh("import boto3")[2]
 

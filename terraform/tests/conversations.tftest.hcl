@@ -58,7 +58,7 @@ run "policies" {
   }
 
   assert {
-    condition     = alltrue([for action in ["Scan", "DescribeTable", "DescribeTimeToLive", "DescribeContinuousBackups"] : strcontains(output.operator_policy_json, action)])
+    condition     = alltrue([for action in ["Scan", "BatchGetItem", "DescribeTable", "DescribeTimeToLive", "DescribeContinuousBackups"] : strcontains(output.operator_policy_json, action)])
     error_message = "An operator may scan and describe."
   }
 }

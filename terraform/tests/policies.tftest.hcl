@@ -101,7 +101,7 @@ run "operator" {
           Effect = "Allow"
           Action = [
             "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem",
-            "dynamodb:Scan", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive", "dynamodb:DescribeContinuousBackups",
+            "dynamodb:Scan", "dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive", "dynamodb:DescribeContinuousBackups",
           ]
           Resource = ["arn:aws:dynamodb:eu-west-1:123456789012:table/sessions"]
         },

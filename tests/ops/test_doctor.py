@@ -518,7 +518,7 @@ def test_a_role_without_any_permission_is_told_all_it_lacks(
 
 def test_the_permissions_it_tries_are_those_of_the_policies() -> None:
     assert {*iam.ITEM_ACTIONS, "Query", "TransactWriteItems"} == set(NEEDED)
-    assert set(iam.OPERATOR_ACTIONS) == {*OPTIONAL, "DescribeContinuousBackups"}
+    assert set(iam.OPERATOR_ACTIONS) == {*OPTIONAL, "BatchGetItem", "DescribeContinuousBackups"}
 
 
 @pytest.mark.parametrize("engine", ["moto"], indirect=True)

@@ -51,7 +51,8 @@ def target(request: pytest.FixtureRequest, table_name: str) -> Target:
 def normal(definition: dict[str, Any]) -> dict[str, Any]:
     """Return a definition without the order that DynamoDB does not keep."""
     return definition | {
-        "AttributeDefinitions": sorted(definition["AttributeDefinitions"], key=lambda each: str(each["AttributeName"]))
+        "AttributeDefinitions": sorted(definition["AttributeDefinitions"], key=lambda each: str(each["AttributeName"])),
+        "GlobalSecondaryIndexes": sorted(definition["GlobalSecondaryIndexes"], key=lambda each: str(each["IndexName"])),
     }
 
 

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.anyio
 
 GET, PUT, UPDATE, DELETE = ((f"dynamodb:{name}Item", "") for name in ("Get", "Put", "Update", "Delete"))
 QUERY = ("dynamodb:Query", f"/index/{table_schema.OWNER_INDEX}")
+BATCH_GET = ("dynamodb:BatchGetItem", "")
 SCAN, DESCRIBE, DESCRIBE_TTL, DESCRIBE_BACKUPS = (
     (f"dynamodb:{name}", "") for name in ("Scan", "DescribeTable", "DescribeTimeToLive", "DescribeContinuousBackups")
 )
@@ -47,7 +48,7 @@ SCAN, DESCRIBE, DESCRIBE_TTL, DESCRIBE_BACKUPS = (
 
 def needed(operation: str, request: Mapping[str, Any]) -> Iterator[Permission]:
     """Yield what IAM asks for before DynamoDB serves a request."""
-    if operation == "BatchWriteItem":
+    if operation in ("BatchGetItem", "BatchWriteItem"):
         yield from ((f"dynamodb:{operation}", name) for name in request["RequestItems"])
     elif operation == "TransactWriteItems":
         for write in request["TransactItems"]:
@@ -311,10 +312,13 @@ PATHS: dict[str, tuple[set[Permission], Path]] = {
 COMMANDS = {
     "check": {GET, PUT, UPDATE, DELETE, QUERY, SCAN, DESCRIBE, DESCRIBE_TTL, DESCRIBE_BACKUPS},
     "list": {SCAN},
-    "list --owner acme/alice": {QUERY, GET},
+    "list --owner acme/alice": {QUERY, BATCH_GET},
+    "list --owner acme/alice --sizes": {QUERY, GET},
     "show alice": {GET},
     "revoke alice": {GET, DELETE},
     "revoke --owner acme/alice": {QUERY, GET, UPDATE, DELETE},
+    "show alice --owner acme/alice": {QUERY, GET},
+    "revoke alice --owner acme/alice": {QUERY, GET, DELETE},
     "purge-expired": {SCAN, DELETE},
 }
 
@@ -424,6 +428,16 @@ def test_the_operators_policy_is_enough(operator: Role, table_name: str, command
     assert cli.main(["--table", table_name, *command.split()]) == 0
     assert operator.denied == set()
     assert operator.used == of_table(COMMANDS[command], table_name)
+
+
+def test_a_role_that_may_not_read_many_at_once_lists_an_owners_all_the_same(
+    operator: Role, table_name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an app's role, and an operator's of an older policy: it reads one by one."""
+    operator.permissions -= of_table({BATCH_GET}, table_name)
+    assert cli.main(["--table", table_name, "list", "--owner", "acme/alice"]) == 0
+    assert operator.denied == of_table({BATCH_GET}, table_name)
+    assert "acme/alice" in capsys.readouterr().out
 
 
 def test_the_operators_policy_allows_nothing_else(operator: Role, table_name: str) -> None:

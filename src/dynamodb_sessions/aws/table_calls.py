@@ -183,7 +183,11 @@ class TableCalls:
 
     def begin(self) -> Operation:
         """Return a new operation. All its attempts end by its deadline."""
-        return Operation(self._transport.timeout)
+        return self.begin_within(self._transport.timeout)
+
+    def begin_within(self, timeout: float) -> Operation:
+        """Return a new operation whose attempts end within so many seconds."""
+        return Operation(timeout)
 
     async def attempt(self, operation: Operation, name: str, **parameters: Any) -> dict[str, Any]:
         """Send a call, named as boto3 names it, and again while it is certain that it wrote nothing.
@@ -260,7 +264,7 @@ class TableCalls:
         left = self._transport.timeout
         async for batch in batches(ids if isinstance(ids, AsyncIterator) else _each(ids), AT_ONCE):
             begun = time.monotonic()
-            results = await all_at_once([partial(work, Operation(left), each) for each in batch])
+            results = await all_at_once([partial(work, self.begin_within(left), each) for each in batch])
             left -= time.monotonic() - begun
             for result in results:
                 yield result

@@ -26,7 +26,7 @@ class Target:
         check_table_name(self.table_name)
         if self.region_name is not None and not _REGION.fullmatch(self.region_name):
             raise ConfigurationError(f"region={self.region_name!r} is not the name of an AWS region")
-        if self.endpoint_url is not None and "@" in urlsplit(self.endpoint_url).netloc:
+        if self.endpoint_url is not None and "@" in _host(self.endpoint_url):
             raise ConfigurationError("an endpoint's address must hold neither a user's name nor a password")
 
     def command(self, name: str) -> str:
@@ -37,3 +37,11 @@ class Target:
         words += ["--conversations"] if self.conversations else []
         words += ["--tenants"] if self.tenants else []
         return f"`{shlex.join(words)}`"
+
+
+def _host(url: str) -> str:
+    """Return what stands where a URL names its host. Raises ConfigurationError if it is no URL."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:  # Its text may quote a password.
+        raise ConfigurationError("the endpoint's address is no URL: give one like http://127.0.0.1:8000") from None

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import replace
 from functools import partial
 from threading import Lock
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from dynamodb_sessions import settings
 from dynamodb_sessions.aws.errors import ConditionFailed, ItemTooLarge, OutcomeUnknown
@@ -74,6 +74,9 @@ class DynamoDBStore:
     client that cannot be built; anything else that is wrong shows at the first call, or `probe`.
     """
 
+    _calls_type: ClassVar[type[TableCalls]] = TableCalls
+    """How its calls are made: the command line's store is more patient."""
+
     def __init__(
         self,
         table_name: str | None = None,
@@ -90,7 +93,7 @@ class DynamoDBStore:
         if consistent_read not in (True, False):
             raise ConfigurationError(f"consistent_read={consistent_read!r} must be True or False")
         self.table_name = settings.table_name(table_name)
-        self._calls = TableCalls(
+        self._calls = self._calls_type(
             self.table_name,
             probe_key=item_format.key(PROBE_ID),
             create=partial(table_schema.create, tenants=True),

@@ -15,7 +15,7 @@ ITEM_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem")
 CONVERSATION_ACTIONS = (*ITEM_ACTIONS, "Query", "BatchWriteItem")
 """What an app calls on the table of its agents' conversations."""
 
-OPERATOR_ACTIONS = ("Scan", "DescribeTable", "DescribeTimeToLive", "DescribeContinuousBackups")
+OPERATOR_ACTIONS = ("Scan", "BatchGetItem", "DescribeTable", "DescribeTimeToLive", "DescribeContinuousBackups")
 """What the command line calls besides."""
 
 KEY_ACTIONS = ("Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "DescribeKey")
