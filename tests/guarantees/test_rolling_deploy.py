@@ -3,6 +3,7 @@
 The version before is built as a wheel from its commit; both run in processes of their own, on the real engine.
 """
 
+import asyncio
 import io
 import json
 import os
@@ -10,28 +11,40 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import boto3
 import pytest
 
-from dynamodb_sessions.stores import item_format, table_schema, update_expression
+from dynamodb_sessions import Changes, DynamoDBStore, Record, StoreUnavailable
+from dynamodb_sessions.aws.errors import OutcomeUnknown
+from dynamodb_sessions.stores import item_format, table_schema
 from tests.conftest import HISTORY, KEY
 
 PROJECT = Path(__file__).parent.parent.parent
-BEFORE = "cdd66d33f8804cbbf3db2a0d6ddc68b5d767697b"
-"""The last commit before operations were told from their attempts: "Point the tests that look into modules …"."""
+BEFORE = "9a12b79610a50f8371e6d0b506880fa0764ea195"
+"""The last commit before logins had handles and sessions were changed atomically: "Have one helper that waits …"."""
 
 WORKER = """
-import asyncio, json, logging, sys
+import asyncio, datetime, json, logging, sys
 import dynamodb_sessions
 from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, SessionError, clock, open_session
 
 key, table, url, transport = sys.argv[1:]
-store = DynamoDBStore(table, endpoint_url=url, client=transport or None)
-logged = []
+store = DynamoDBStore(table, endpoint_url=url, client=transport or None, timeout=30.0)
+logged, calls = [], []
+make = store._calls._transport.call
+
+async def call(operation, **parameters):
+    # All of it, but for what is random.
+    parts = [part for write in parameters.get("TransactItems", []) for part in write.values()] or [parameters]
+    texts = [{name: text for name, text in part.items() if name.endswith("Expression")} for part in parts]
+    calls.append([operation, sorted(parameters), texts, [sorted(part.get("Item", [])) for part in parts]])
+    return await make(operation, **parameters)
+
+store._calls._transport.call = call
 
 class Lines(logging.Handler):
     def emit(self, record):
@@ -40,9 +53,12 @@ class Lines(logging.Handler):
 logging.getLogger("dynamodb_sessions").addHandler(Lines())
 
 def tell(**what):
-    print(json.dumps(what), flush=True)
+    print(json.dumps(what, default=repr), flush=True)
 
-async def perform(session, script):
+def append(key, value):
+    return lambda content: content.setdefault(key, []).append(value)
+
+async def perform(session, script, told):
     for act, *given in script:
         match act:
             case "set": session[given[0]] = given[1]
@@ -52,51 +68,72 @@ async def perform(session, script):
             case "rotate": session.regenerate()
             case "bind": session.bind(given[0])
             case "max_age": session.set_max_age(given[0])
+            # What the version before does not know.
+            case "login": session.bind(given[0], label=given[1])
+            case "confirm": session.confirm_login()
+            case "login?": told.append([session.info.owner, session.info.authenticated_at])
+            case "append": await session.atomically(append(*given))
+            case "date": session[given[0]] = datetime.date.fromisoformat(given[1])
+            case "devices":
+                from dynamodb_sessions import devices
+                told.append([[each.handle, each.label, each.is_current] for each in await devices.of(session)])
+            case "end":
+                from dynamodb_sessions import devices
+                told.append(await devices.end(session, given[0]))
             case "wait":
                 tell(waits=True)
                 sys.stdin.readline()
 
 async def app(scope, receive, send):
-    await perform(scope["session"], scope["script"])
+    await perform(scope["session"], scope["script"], scope["told"])
     scope["seen"].update(dict.items(scope["session"]))
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
-sessions = DynamoDBSessionMiddleware(app, key, store=store, max_age=1000, touch_after=0, fallback="error")
-
-async def visit(script, cookie):
-    answers, seen = [], {}
+async def visit(script, cookie, token=None, **options):
+    if options.pop("tagged", False):
+        options["serializer"] = dynamodb_sessions.TaggedJSONSerializer()
+    if token is not None:
+        options["session_header"] = "X-Session-Token"
+    sessions = DynamoDBSessionMiddleware(
+        app, key, store=store, max_age=1000, touch_after=0, fallback="error", **options
+    )
+    answers, seen, told = [], {}, []
     async def receive():
         return {"type": "http.request", "body": b"", "more_body": False}
     async def send(message):
         answers.append(message)
     scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http"}
     headers = [(b"cookie", cookie.encode())] if cookie else []
+    headers += [] if token is None else [(b"x-session-token", token.encode())]
     scope |= {"path": "/", "raw_path": b"/", "query_string": b"", "root_path": "", "headers": headers}
     try:
-        await sessions(scope | {"script": script, "seen": seen}, receive, send)
+        await sessions(scope | {"script": script, "seen": seen, "told": told}, receive, send)
     except SessionError as error:
-        return {"status": 500, "session": seen, "cookie": None, "error": type(error).__name__}
-    given = dict(answers[0]["headers"]).get(b"set-cookie")
-    return {"status": answers[0]["status"], "session": seen, "cookie": given and given.decode()}
+        return {"status": 500, "session": seen, "cookie": None, "told": told, "token": None}
+    given = {name.lower().decode(): value.decode() for name, value in answers[0]["headers"]}
+    answer = {"status": answers[0]["status"], "session": seen, "cookie": given.get("set-cookie")}
+    return answer | {"told": told, "token": given.get("x-session-token")}
 
 async def do(what):
     match what:
-        case {"script": script, "cookie": cookie}:
-            return await visit(script, cookie)
+        case {"visits": scripts, "cookie": cookie}:
+            answers = await asyncio.gather(*(visit(script, cookie) for script in scripts))
+            return {"statuses": [answer["status"] for answer in answers]}
         case {"open": session_id, "script": script}:
+            told = []
             try:
                 async with open_session(store, session_id) as session:
-                    await perform(session, script)
-                return {"session": dict(session)}
+                    await perform(session, script, told)
+                return {"session": dict(session), "told": told}
             except SessionError as error:
                 return {"error": type(error).__name__}
         case {"revoke": owner}:
             return {"ended": await store.revoke_owner(owner)}
         case {"list": owner}:
             return {"found": [record.id async for record in store.list_owner(owner)]}
-        case {"scan": _}:
-            return {"found": [record.id async for record in store.scan()]}
+        case {"script": script, "cookie": cookie, **options}:
+            return await visit(script, cookie, **options)
 
 with asyncio.Runner() as runner:
     tell(file=dynamodb_sessions.__file__)
@@ -105,8 +142,9 @@ with asyncio.Runner() as runner:
         now = what.pop("now")
         clock.wall_clock = lambda: now
         logged.clear()
+        calls.clear()
         answer = runner.run(do(what))
-        tell(logged=logged, **answer)
+        tell(logged=logged, calls=calls, **answer)
 """
 
 
@@ -148,7 +186,13 @@ class Answer(NamedTuple):
     status: int
     session: dict[str, Any]
     set_cookie: str | None
+    told: list[Any]
+    """What it was asked about."""
+    token: str | None
+    """What the header says that stands in the cookie's place."""
     logged: list[str]
+    calls: list[Any]
+    """Of DynamoDB."""
 
     @property
     def cookie(self) -> str | None:
@@ -160,7 +204,6 @@ class Version:
     """One version of the package, in a process of its own."""
 
     def __init__(self, package: Path, table: str, url: str, transport: str) -> None:
-        self.is_before = package != PROJECT / "src"
         self._process = subprocess.Popen(
             [sys.executable, "-c", WORKER, KEY, table, url, transport],
             stdin=subprocess.PIPE,
@@ -185,12 +228,16 @@ class Version:
 
     def ask(self, *, later: int = 0, **what: Any) -> dict[str, Any]:
         """Have it do something, some seconds from now."""
-        self._say({**what, "now": NOW + later})
-        return self._hear()
+        return self.order(later=later, **what)()
 
-    def visit(self, cookie: str | None, *script: tuple[Any, ...], later: int = 0) -> Answer:
-        """Send a request."""
-        return self._answer(self.ask(script=script, cookie=cookie, later=later))
+    def order(self, *, later: int = 0, **what: Any) -> Callable[[], dict[str, Any]]:
+        """The same, without waiting for it. Return what does."""
+        self._say({**what, "now": NOW + later})
+        return self._hear
+
+    def visit(self, cookie: str | None, *script: tuple[Any, ...], later: int = 0, **options: Any) -> Answer:
+        """Send a request, to a middleware with these options: only this version has any."""
+        return self._answer(self.ask(script=script, cookie=cookie, later=later, **options))
 
     def begin(self, cookie: str | None, *script: tuple[Any, ...]) -> None:
         """Send a request that waits for `finish` after it has loaded its session."""
@@ -207,7 +254,7 @@ class Version:
 
     @staticmethod
     def _answer(heard: dict[str, Any]) -> Answer:
-        return Answer(heard["status"], heard["session"], heard["cookie"], heard["logged"])
+        return Answer(*(heard[name] for name in ("status", "session", "cookie", "told", "token", "logged", "calls")))
 
 
 NOW = int(time.time())
@@ -333,15 +380,12 @@ def test_each_keeps_what_the_other_changes_meanwhile(pair: Pair) -> None:
 def test_neither_brings_back_what_the_other_has_ended_or_moved(
     pair: Pair, end: tuple[Any, ...], change: tuple[Any, ...]
 ) -> None:
-    """But the version before fails where it would change, at that moment, what this one has just moved: what it meets
-    there is corrupt to it."""
     one, other, *_ = pair
     cookie = one.visit(None, ("set", "a", 1)).cookie
     one.begin(cookie, change)
     other.visit(cookie, end)
     answer = one.finish()
-    is_corrupt = one.is_before and end == ("rotate",) and change != ("read",)
-    assert (answer.status, answer.set_cookie) == (500 if is_corrupt else 200, None)
+    assert (answer.status, answer.set_cookie) == (200, None)
     assert one.visit(cookie).session == {}
     assert "user_data" not in (pair.item(cookie) or {})
 
@@ -357,57 +401,261 @@ def test_each_opens_and_ends_sessions_under_an_id_of_ones_own(pair: Pair) -> Non
     assert other.ask(open=name, script=[])["session"] == {"a": 5}
 
 
-# What the version before does not know.
-
-
-def test_what_has_moved_is_an_empty_session_and_a_warning_to_the_version_before(versions: dict[str, Pair]) -> None:
-    before, now, *_ = pair = versions["before"]
-    cookie = now.visit(None, ("set", "a", 1)).cookie
-    moved = now.visit(cookie, ("rotate",)).cookie
-    seen = before.visit(cookie, ("read",))
-    assert (seen.status, seen.session, seen.set_cookie) == (200, {}, None)
-    assert [line.partition(" cannot")[2] for line in seen.logged] == [
-        " be read and is left as it is: a stored item is not a session (KeyError)"
-    ]
-    # A session that it begins there is another one, under an id of its own.
-    begun = before.visit(cookie, ("set", "b", 2)).cookie
-    assert id_in(begun) not in {id_in(cookie), id_in(moved)}
-    before.visit(cookie, ("clear",))
-    marker = pair.item(cookie)
-    assert marker is not None
-    assert marker["moved_to"] == {"S": id_in(moved)}
-    assert now.visit(moved).session == {"a": 1}
-    scanned = before.ask(scan=True)
-    assert id_in(moved) in scanned["found"]
-    assert id_in(cookie) not in scanned["found"]
-
-
-def test_a_tombstone_is_a_corrupt_session_to_the_version_before(versions: dict[str, Pair]) -> None:
-    """It is left there after a creation got no answer: the version before cannot begin a session there meanwhile."""
-    before, now, client, table = versions["before"]
+def test_each_begins_nothing_where_the_other_has_left_a_fence(pair: Pair) -> None:
+    """Neither what the other changes nor what it replaces lets a late attempt land."""
+    one, other, client, table = pair
     name = f"job-{os.urandom(8).hex()}"
-    operation_id = f"{NOW}:abcdefghijkl"
-    until = NOW + update_expression.OPERATION_SECONDS
-    client.put_item(TableName=table, **update_expression.tombstone(name, (), operation_id, NOW, until))
-    assert before.ask(open=name, script=[("set", "a", 1)])["error"] == "CorruptRecord"
-    item = client.get_item(TableName=table, Key=item_format.key(name))["Item"]
-    assert item["ops"] == {"SS": [operation_id]}
-    assert now.ask(open=name, script=[("set", "a", 1)])["session"] == {"a": 1}
-    assert before.ask(open=name, script=[("set", "b", 2)])["session"] == {"a": 1, "b": 2}
-
-
-def test_the_version_before_keeps_the_fences_of_this_one(versions: dict[str, Pair]) -> None:
-    """What it changes does not let a late attempt of this version land."""
-    before, now, client, table = versions["before"]
-    name = f"job-{os.urandom(8).hex()}"
-    now.ask(open=name, script=[("set", "a", 1)])
-    fences = {":op": {"SS": [f"{NOW}:abcdefghijkl"]}}
+    one.ask(open=name, script=[("set", "a", 1)])
+    fence = f"{int(time.time())}:abcdefghijkl"
     client.update_item(
-        TableName=table, Key=item_format.key(name), UpdateExpression="SET ops=:op", ExpressionAttributeValues=fences
+        TableName=table,
+        Key=item_format.key(name),
+        UpdateExpression="SET ops=:op",
+        ExpressionAttributeValues={":op": {"SS": [fence]}},
     )
     many = [("set", f"key{number}", number) for number in range(150)]
     for script in ([("set", "b", 2)], many, [("max_age", 60)]):
-        before.ask(open=name, script=script)
+        other.ask(open=name, script=script)
         item = client.get_item(TableName=table, Key=item_format.key(name))["Item"]
-        assert item["ops"] == fences[":op"]
+        assert fence in item["ops"]["SS"]
         assert "born" in item
+
+
+# What the version before does not know.
+
+
+@pytest.fixture
+def before(versions: dict[str, Pair]) -> Version:
+    return versions["before"].one
+
+
+@pytest.fixture
+def now(versions: dict[str, Pair]) -> Version:
+    return versions["now"].one
+
+
+LOGIN = {"owner", "handle", "label", "authenticated_at"}
+"""What a login stores."""
+
+
+@pytest.fixture
+def owner() -> str:
+    return f"acme/{os.urandom(4).hex()}"
+
+
+USES_NOTHING_NEW: list[tuple[Any, ...]] = [
+    # How many calls of DynamoDB it takes, which visitor comes, and what the handler does.
+    (0, "anew"),
+    (0, "anew", ("read",)),
+    (1, "anew", ("set", "a", 1), ("set", "b", 1)),
+    (1, "back"),
+    (2, "back", ("read",)),  # It is extended at each use, as touch_after=0 has it.
+    (2, "back", ("set", "b", 2), ("pop", "a")),
+    (2, "back", ("max_age", 3000)),
+    (3, "back", *[("set", f"key{number}", number) for number in range(150)]),
+    (2, "back", ("rotate",)),
+    (2, "back", ("clear",), ("set", "b", 3)),
+    (2, "back", ("clear",)),
+]
+RANDOM = ("session_id", "born", "ops", "moved_to")
+
+
+def test_requests_that_use_nothing_new_make_the_calls_they_made_and_leave_the_items_they_left(
+    versions: dict[str, Pair],
+) -> None:
+    """To the last expression and condition: whoever uses nothing new pays nothing for it."""
+    before, now = (whatever_it_does(pair) for pair in versions.values())
+    assert before == now
+
+
+def whatever_it_does(pair: Pair) -> list[Any]:
+    done, cookie = [], pair.one.visit(None, ("set", "a", 1)).cookie  # The first one probes.
+    for count, comes, *script in USES_NOTHING_NEW:
+        answer = pair.one.visit(cookie if comes == "back" else None, *script)
+        assert (answer.status, len(answer.calls)) == (200, count), script
+        if answer.set_cookie is not None and "Max-Age=0" not in answer.set_cookie:
+            cookie = answer.cookie
+        item = pair.item(cookie) or {}
+        done.append((answer.calls, {name: each for name, each in item.items() if name not in RANDOM}))
+    return done
+
+
+def test_a_login_outlives_what_the_version_before_changes(
+    before: Version, now: Version, versions: dict[str, Pair], owner: str
+) -> None:
+    cookie = now.visit(None, ("login", owner, "Firefox"), ("set", "a", 1)).cookie
+    many = [("set", f"key{number}", number) for number in range(150)]
+    for script in ([("read",)], [("set", "a", 2)], [("max_age", 3000)], many):
+        assert before.visit(cookie, *script, later=10).status == 200
+    item = versions["now"].item(cookie)
+    assert item is not None
+    assert item.keys() >= LOGIN
+    ((handle, *rest),), login = now.visit(cookie, ("devices",), ("login?",)).told
+    assert (handle, rest, login) == (item["handle"]["S"], ["Firefox", True], [owner, NOW])
+    # What confirms it moves it with all of that.
+    moved = now.visit(cookie, ("confirm",), later=20).cookie
+    assert before.visit(moved).session["a"] == 2
+    assert now.visit(moved, ("devices",), ("login?",)).told == [[[handle, "Firefox", True]], [owner, NOW + 20]]
+    assert before.ask(revoke=owner)["ended"] == 1
+    assert now.visit(moved).session == {}
+
+
+def test_a_login_that_the_version_before_has_moved_is_one_without_proof(
+    before: Version, now: Version, versions: dict[str, Pair], owner: str
+) -> None:
+    """It writes only what it knows: the owner stays, what else is kept of the login is gone."""
+    first = now.visit(None, ("login", owner, "Firefox"), ("set", "a", 1)).cookie
+    second = now.visit(None, ("login", owner, "Chrome")).cookie
+    moved = before.visit(first, ("rotate",)).cookie
+    item = versions["now"].item(moved)
+    assert item is not None
+    assert item.keys() & LOGIN == {"owner"}
+    here, proof = now.visit(moved, ("devices",), ("login?",)).told
+    assert proof == [owner, None]
+    [handle] = [handle for handle, label, is_current in here if is_current and label is None]
+    assert [label for _, label, is_current in here if not is_current] == ["Chrome"]
+    # It can be confirmed, and ended from another device.
+    confirmed = now.visit(moved, ("confirm",), later=5).cookie
+    assert now.visit(confirmed, ("login?",)).told == [[owner, NOW + 5]]
+    [handle] = [each for each, label, _ in now.visit(second, ("devices",)).told[0] if label is None]
+    assert now.visit(second, ("end", handle)).told == [True]
+    assert now.visit(confirmed).session == before.visit(confirmed).session == {}
+    assert now.visit(second, ("devices",)).told[0][0][1:] == ["Chrome", True]
+
+
+def test_a_login_by_the_version_before_is_one_without_proof(before: Version, now: Version, owner: str) -> None:
+    cookie = before.visit(None, ("bind", owner)).cookie
+    ((handle, *rest),), proof = now.visit(cookie, ("devices",), ("login?",)).told
+    assert (len(handle), rest, proof) == (16, [None, True], [owner, None])
+    # Also in a session that was another login of this version's.
+    cookie = now.visit(None, ("login", "acme/other", "Firefox")).cookie
+    cookie = before.visit(cookie, ("bind", owner)).cookie
+    assert now.visit(cookie, ("login?",)).told == [[owner, None]]
+
+
+def test_what_is_changed_atomically_is_to_the_version_before_what_any_change_is(
+    before: Version, now: Version, versions: dict[str, Pair]
+) -> None:
+    cookie = before.visit(None, ("set", "a", 1)).cookie
+    assert now.visit(cookie, ("append", "log", 1)).status == 200
+    item = versions["now"].item(cookie)
+    assert item is not None
+    assert [each.partition(":")[0] for each in item["ops"]["SS"]] == ["exchange"]
+    assert before.visit(cookie, ("set", "a", 2)).session == {"a": 2, "log": [1]}
+    many = [("set", f"key{number}", number) for number in range(150)]
+    assert before.visit(cookie, *many, ("set", "a", 3)).status == 200
+    assert now.visit(cookie, ("append", "log", 2)).status == 200
+    moved = before.visit(cookie, ("rotate",)).cookie
+    assert now.visit(moved, ("append", "log", 3)).status == 200
+    assert before.visit(moved).session["log"] == [1, 2, 3]
+    emptied = [("pop", key) for key in before.visit(moved).session]
+    assert "Max-Age=0" in str(before.visit(moved, *emptied).set_cookie)
+    assert now.visit(moved).session == {}
+
+
+def test_parallel_changes_of_both_versions_lose_nothing(before: Version, now: Version) -> None:
+    """The version before changes keys of their own, this one appends to the same list."""
+    cookie = before.visit(None, ("set", "log", [])).cookie
+    count = 12
+    asked = [
+        before.order(visits=[[("set", f"key{number}", number)] for number in range(count)], cookie=cookie),
+        now.order(visits=[[("append", "log", number)] for number in range(count)], cookie=cookie),
+    ]
+    assert [answered()["statuses"] for answered in asked] == [[200] * count] * 2
+    for version in (before, now):
+        session = version.visit(cookie).session
+        assert sorted(session.pop("log")) == list(range(count))
+        assert session == {f"key{number}": number for number in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("script", "is_known"),
+    [([("set", "b", 2)], True), ([("set", f"key{number}", 2) for number in range(150)], False), ([("rotate",)], False)],
+    ids=["update", "update of many", "rotate"],
+)
+@pytest.mark.parametrize("is_applied", [True, False])
+def test_an_exchange_without_an_answer_is_not_made_twice_whatever_the_version_before_does_meanwhile(
+    before: Version, versions: dict[str, Pair], script: Any, *, is_known: bool, is_applied: bool
+) -> None:
+    """A write that replaces all of a session drops the name of the exchange: then nobody can know."""
+    cookie = before.visit(None, ("set", "n", 1)).cookie
+    moved = []
+    client, table = versions["now"].client, versions["now"].table
+
+    async def exchange() -> Record | None:
+        store = DynamoDBStore(table, client=client)
+        call = store._calls._transport.call
+
+        async def lose_the_first(operation: str, *, deadline: float, **parameters: Any) -> dict[str, Any]:
+            if operation != "update_item":
+                return await call(operation, deadline=deadline, **parameters)
+            store._calls._transport.call = call  # type: ignore[method-assign]
+            if is_applied:
+                await call(operation, deadline=deadline, **parameters)
+            moved.append(before.visit(cookie, *script).cookie)
+            raise OutcomeUnknown("its reply is lost")
+
+        record = await store.load(id_in(cookie), now=NOW)
+        assert record is not None
+        store._calls._transport.call = lose_the_first  # type: ignore[method-assign]
+        return await store.exchange(record, add, now=NOW)
+
+    def add(stored: Record) -> Changes:
+        return Changes(NOW + 1000, {"n": str(int(stored.data["n"]) + 1)})
+
+    if is_known or (not is_applied and script != [("rotate",)]):
+        stored = asyncio.run(exchange())
+        assert stored is not None
+        assert stored.data["n"] == "2"
+    else:
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(exchange())
+    assert before.visit(moved[0]).session["n"] == (2 if is_applied or script != [("rotate",)] else 1)
+
+
+def test_what_is_changed_without_extending_the_session_is_extended_by_the_version_before(
+    before: Version, now: Version, versions: dict[str, Pair]
+) -> None:
+    """It knows no paths that extend nothing."""
+    cookie = before.visit(None, ("set", "a", 1)).cookie
+    for script in ([("set", "b", 2)], [("append", "log", 1)]):
+        assert now.visit(cookie, *script, later=100, no_touch=["/"]).status == 200
+        item = versions["now"].item(cookie)
+        assert item is not None
+        assert item["ttl"] == {"N": str(NOW + 1000)}
+    moved = now.visit(cookie, ("rotate",), later=100, no_touch=["/"]).cookie
+    assert before.visit(moved, ("read",), later=999).session == {"a": 1, "b": 2, "log": [1]}
+    assert now.visit(moved, later=1998, no_touch=["/"]).session == {"a": 1, "b": 2, "log": [1]}
+    assert now.visit(moved, later=1999).session == {}
+
+
+def test_a_token_in_a_header_is_what_the_cookie_holds(before: Version, now: Version) -> None:
+    begun = now.visit(None, ("set", "a", 1), token="")
+    assert (begun.set_cookie, begun.status) == (None, 200)
+    changed = before.visit(f"session_id={begun.token}", ("set", "b", 2))
+    assert changed.session == {"a": 1, "b": 2}
+    assert changed.cookie is not None
+    token = changed.cookie.removeprefix("session_id=")
+    moved = now.visit(None, ("rotate",), token=token).token
+    assert before.visit(f"session_id={moved}").session == {"a": 1, "b": 2}
+    assert "Max-Age=0" in str(before.visit(f"session_id={moved}", ("clear",)).set_cookie)
+    assert now.visit(None, token=moved).session == {}
+
+
+def test_values_that_json_does_not_have_are_objects_of_json_to_the_version_before(
+    before: Version, now: Version
+) -> None:
+    """It keeps them as they are stored, and has no use for them: switch the serializer on when it runs no more."""
+    date, as_json = "datetime.date(2026, 6, 1)", {" date": "2026-06-01"}
+    cookie = now.visit(None, ("date", "day", "2026-06-01"), ("set", "a", 1), tagged=True).cookie
+    assert before.visit(cookie).session == {"day": as_json, "a": 1}
+    many = [("set", f"key{number}", number) for number in range(150)]
+    for script in ([("read",)], [("set", "a", 2)], many, [("bind", "acme/alice")], [("rotate",)]):
+        answer = before.visit(cookie, *script)
+        assert answer.status == 200
+        cookie = answer.cookie or cookie
+        assert now.visit(cookie, tagged=True).session["day"] == date
+    # What its handler puts in their place is what it has said: an object.
+    assert before.visit(cookie, ("set", "day", {**as_json, "a": 1}), ("set", "a", as_json)).status == 200
+    session = now.visit(cookie, tagged=True).session
+    assert (session["day"], session["a"]) == ({**as_json, "a": 1}, as_json)
