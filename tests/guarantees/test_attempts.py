@@ -39,6 +39,7 @@ CALLS = {
     "load": "GetItem",
     "create": "PutItem",
     "update": "UpdateItem",
+    "exchange": "UpdateItem",
     "touch": "UpdateItem",
     "rotate": "TransactWriteItems",
     "delete": "DeleteItem",
@@ -47,6 +48,7 @@ PATHS = {
     "load": "look",
     "create": "n=1",
     "update": "n=2",
+    "exchange": "add=n",
     "touch": "look",
     "rotate": "regenerate",
     "delete": "clear",
@@ -313,7 +315,7 @@ async def test_nothing_is_sent_once_a_contended_rotation_is_told_to_have_failed(
     assert (await visitor.get("look")).json() == {"n": 1}
 
 
-@pytest.mark.parametrize("operation", ["create", "update", "touch", "rotate", "delete"])
+@pytest.mark.parametrize("operation", ["create", "update", "exchange", "touch", "rotate", "delete"])
 @pytest.mark.parametrize("how", [How.NEVER, How.RESET, How.ANOTHER])
 async def test_nothing_is_sent_once_a_failure_was_told(how: How, operation: str, table: Table) -> None:
     """One deadline for the operation, whatever it takes, reaches every attempt."""
@@ -336,6 +338,7 @@ def operations(store: DynamoDBStore, record: Record) -> dict[str, Callable[[], A
         "load": lambda: store.load(record.id, now=now),
         "create": lambda: store.create(Record(new_id(), {"n": "1"}, now, now + HOUR), now=now),
         "update": lambda: store.update(record, Changes(now + HOUR, set={"n": "1"}), now=now),
+        "exchange": lambda: store.exchange(record, lambda _: Changes(now + HOUR, set={"n": "1"}), now=now),
         "touch": lambda: store.update(record, Changes(now + 2 * HOUR), now=now),
         "rotate": lambda: store.rotate(record, new_id(), Changes(now + HOUR), now=now),
         "delete": lambda: store.delete(record.id),
@@ -441,7 +444,7 @@ async def test_refusals_in_a_row_are_not_seen(refusal: str, times: int, table: T
         response = await visitor.get(PATHS[operation])
         undo()
         assert (operation, response.status_code) == (operation, 200)
-        expected = {"update": {"n": 2}, "delete": {}}.get(operation, {"n": 1})
+        expected = {"update": {"n": 2}, "exchange": {"n": 2}, "delete": {}}.get(operation, {"n": 1})
         assert response.json() == (await visitor.get("look")).json() == expected
 
 

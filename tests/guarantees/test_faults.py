@@ -46,7 +46,7 @@ from tests.helpers.fault_table import ENDINGS, Cell, Ending, Extent, Moment, Som
 from tests.helpers.proxy import WHOLE, How, Proxy, Step, cut
 from tests.helpers.proxy import held as held_back
 from tests.helpers.unsent import NOT_SENT, before_sending
-from tests.helpers.visitors import content, meanwhile, scan, sessions, told
+from tests.helpers.visitors import add, content, meanwhile, scan, sessions, told
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ class App:
         self.events: list[SessionEvent] = []
         self.runs = 0
         app = Starlette(
-            routes=[Route(f"/{name}", getattr(self, name)) for name in ("look", "count", "rotate", "logout")]
+            routes=[Route(f"/{name}", getattr(self, name)) for name in ("look", "count", "add", "rotate", "logout")]
         )
         app.add_middleware(
             DynamoDBSessionMiddleware, secret_key=KEY, store=store, on_event=self.events.append, **options
@@ -90,6 +90,10 @@ class App:
         session.setdefault("kept", "kept")
         return self.answer(request)
 
+    async def add(self, request: Request) -> Response:
+        await held(request).atomically(functools.partial(add, "n"))
+        return self.answer(request)
+
     async def rotate(self, request: Request) -> Response:
         held(request).regenerate()
         return self.answer(request)
@@ -106,7 +110,7 @@ class App:
 
 
 PATHS = {"load": "/look", "create": "/count", "update": "/count", "touch": "/look", "rotate": "/rotate"}
-PATHS["delete"] = "/logout"
+PATHS |= {"exchange": "/add", "delete": "/logout"}
 
 
 def without_version(item: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +143,11 @@ def check_change(operation: str, before: Items, after: Items, *, own: str, now: 
             assert without_version(after[own]) == without_version(expected)
             assert int(after[own]["version"]["N"]) == int(before[own]["version"]["N"]) + 1 + fenced
             assert len(after[own].get("ops", {"SS": []})["SS"]) <= 1
+        case "exchange":
+            assert (gone, new, changed) == (set(), set(), {own})
+            expected = before[own] | {"user_data": data(2), "ttl": {"N": str(now + 3600)}, "version": {"N": "2"}}
+            assert after[own] == expected | {"ops": after[own]["ops"]}
+            assert len(after[own]["ops"]["SS"]) == 1
         case "touch":
             assert (gone, new, changed) == (set(), set(), {own})
             assert after[own] == before[own] | {"ttl": {"N": str(now + 3600)}}
@@ -309,13 +318,15 @@ async def test_every_cell_ends_as_it_is_declared(
     finally:
         place.heal()
 
-    said = [event.outcome for event in app.events if event.name == operation]
+    name = "update" if operation == "exchange" else operation
+    said = [event.outcome for event in app.events if event.name == name]
     assert said[0] == outcome.store
     assert response.status_code == outcome.status
     assert told(response) == outcome.cookie
     assert ("Retry-After" in response.headers) == outcome.retry_after
     assert ("X-App" in response.headers) == (outcome.status == 200)
-    assert app.runs == (0 if operation == "load" and outcome.status == 503 else 1)
+    # An exchange that fails is the handler's own failure.
+    assert app.runs == (0 if operation in ("load", "exchange") and outcome.status != 200 else 1)
     if outcome.applied:
         check_change(operation, before, items(), own=own, now=clock.now, fenced=outcome.fenced)
     else:
@@ -325,12 +336,12 @@ async def test_every_cell_ends_as_it_is_declared(
             assert without_version(after[name]) == without_version(item)
 
     later = (await app.get("/look")).json()
-    is_kept = operation in ("load", "update", "touch") or outcome.status == 200 or not outcome.applied
+    is_kept = operation in ("load", "update", "exchange", "touch") or outcome.status == 200 or not outcome.applied
     expected = {
         "create": {"n": 1, "kept": "kept"} if outcome.status == 200 else {},
         "update": {"n": 2 if outcome.applied else 1, "kept": "kept"},
         "delete": {} if outcome.applied else {"n": 1, "kept": "kept"},
-    }.get(operation, {"n": 1, "kept": "kept"} if is_kept else {})
+    }.get(name, {"n": 1, "kept": "kept"} if is_kept else {})
     assert later == expected
 
 
@@ -371,6 +382,7 @@ async def test_every_operation_ends_by_its_deadline(how: How, connect: Connect, 
         "load": lambda: store.load(record.id, now=NOW),
         "create": lambda: store.create(replace(record, id=new_id()), now=NOW),
         "update": lambda: store.update(record, Changes(NOW + 100, set={"b": "2"}), now=NOW),
+        "exchange": lambda: store.exchange(record, lambda _: Changes(NOW + 100, set={"b": "2"}), now=NOW),
         "touch": lambda: store.update(record, Changes(NOW + 200), now=NOW),
         "rotate": lambda: store.rotate(record, new_id(), Changes(NOW + 100), now=NOW),
         "delete": lambda: store.delete(record.id),
@@ -468,6 +480,8 @@ class Between:
                         session.update(n=1, kept="kept")
                     case "update":
                         session["n"] = 2
+                    case "exchange":
+                        await session.atomically(functools.partial(add, "n"))
                     case "touch":
                         session.get("n")
                     case "delete":
@@ -483,10 +497,11 @@ class Between:
         if self.somebody is Somebody.ANEW:
             return [{"n": "9"}]
         entries = {"n": "1", "kept": '"kept"'}
-        if self.operation == "update" and ending.left in ("ours", "both"):
+        if self.operation in ("update", "exchange") and ending.left in ("ours", "both"):
             entries["n"] = "2"
         if ending.left in ("theirs", "both"):
-            entries |= {Somebody.SAME_KEY: {"n": "9"}, Somebody.OTHER_KEY: {"m": "9"}}.get(self.somebody, {})
+            same = {"n": "10" if (self.operation, ending.left) == ("exchange", "both") else "9"}
+            entries |= {Somebody.SAME_KEY: same, Somebody.OTHER_KEY: {"m": "9"}}.get(self.somebody, {})
         return [entries]
 
     async def look(self) -> Any:
@@ -532,7 +547,7 @@ async def test_whatever_somebody_else_does_between_two_attempts(
     assert [content(item) for item in left.values()] == between.expected(ending)
     if operation == "touch" and ending.left in ("ours", "both"):
         assert [item["ttl"] for item in left.values()] == [{"N": str(clock.now + 3600)}]
-    if operation in ("create", "update", "touch") and ending.cookie == "set":
+    if operation in ("create", "update", "exchange", "touch") and ending.cookie == "set":
         assert await between.look() == {name: json.loads(value) for name, value in between.expected(ending)[0].items()}
 
 

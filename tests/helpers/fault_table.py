@@ -53,6 +53,14 @@ OPERATIONS = {
             "none: the item stays without a browser until it expires",
         ),
         Operation("update", "UpdateItem", "ok", "set", "the changed keys, the others as they were", "changed"),
+        Operation(
+            "exchange",
+            "UpdateItem",
+            "ok",
+            "set",
+            "what `session.atomically` makes of what is there, and the name of the exchange",
+            "changed",
+        ),
         Operation("touch", "UpdateItem", "ok", "set", "the later expiry", "as it was, and lives longer"),
         Operation(
             "rotate",
@@ -195,7 +203,7 @@ class Cell:
     def heals(self) -> bool:
         """Whether the operation succeeds all the same."""
         name, is_after = self.operation.name, self.moment is Moment.AFTER
-        if is_after and name == "create":
+        if is_after and name in ("create", "exchange"):
             return True  # A read tells, and needs no second attempt.
         if self.extent is Extent.ONE:
             return self.fault.says is not Says.FINAL
@@ -302,6 +310,10 @@ what comes next:
   the very session, so that to apply them twice is to apply them once. A rotation is sent again with the same token.
 - **Nothing was written, and the same would fail again**: it is told at once.
 
+An exchange is what `await session.atomically(change)` makes: a read, and a change on condition that nobody has come
+between, which always leaves its name. An attempt of which nobody knows is sent again as it was, as long as it may still
+be applied: then one of the two is.
+
 A request makes one operation on its session, and a fault strikes it. In each cell, the HTTP status if the fault strikes
 one attempt, and if it strikes every attempt of the operation's call.
 
@@ -320,7 +332,8 @@ _OUTCOMES = """
 
 "Not applied": DynamoDB has refused the request, or never had it. "Applied": it has done what it was asked, but its
 reply does not arrive, by the fault itself if it strikes replies; else a reset connection loses it, and the fault
-strikes what the operation sends next of the same call. A create sends nothing more then: a read has told.
+strikes what the operation sends next of the same call. A create and an exchange send nothing more then: a read has
+told.
 
 What settles an operation counts as no change: an update whose first reply was lost raises `version` by two. A request
 that has loaded an older version loses nothing by that: to move the session, it reads it again; if it has emptied it,
@@ -351,6 +364,7 @@ told, and what is stored in the end.
 _BETWEEN_MEANS = """
 - **ours**, **theirs**, **both**: whose change is stored. Of one key, "ours" means that our change came after theirs.
 - **200** without a cookie: the session was ended, or moved by somebody else, and nothing of the request is stored.
+- **500**: a `SessionError` of `session.atomically`: the session was ended, and nothing is stored.
 - **503**: nobody can know whether our change came before theirs, or whether it was carried along; it does not happen
   any more.
 - **done**, **SessionError**, **StoreUnavailable**: what `open_session` says. A session is begun anew only under an id
@@ -414,6 +428,7 @@ def _own(told: str) -> Ending:
 
 
 _ENDED = _ok("nothing", "none")
+_GONE = Ending("500", "none", "nothing")
 _LOGGED_OUT = _ok("nothing", "expired")
 
 ENDINGS = {
@@ -428,6 +443,12 @@ ENDINGS = {
     ),
     ("update", Way.LATE): _endings(
         _ok("ours"), _ok("ours"), _ok("both"), _ENDED, _unknown("theirs"), _own("SessionError")
+    ),
+    ("exchange", Way.LOST): _endings(
+        _ok("ours"), _ok("theirs"), _ok("both"), _GONE, _unknown("both"), _own("SessionError")
+    ),
+    ("exchange", Way.LATE): _endings(
+        _ok("ours"), _ok("both"), _ok("both"), _GONE, _unknown("theirs"), _own("SessionError")
     ),
     ("touch", Way.LOST): _endings(_ok("ours"), _ok("both"), _ok("both"), _ENDED, _ok("theirs", "none"), _own("done")),
     ("touch", Way.LATE): _endings(_ok("ours"), _ok("both"), _ok("both"), _ENDED, _ok("theirs", "none"), _own("done")),
