@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -29,7 +30,7 @@ from starlette.routing import Route
 from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore
 from dynamodb_sessions.aws import table_calls, threads
 from dynamodb_sessions.stores import table_schema
-from dynamodb_sessions.stores.contract import SessionStore
+from dynamodb_sessions.stores.contract import Changes, Decide, Record, SessionStore
 from tests.conftest import KEY, SEED, Clock
 from tests.helpers.model import (
     MAX_AGE,
@@ -69,14 +70,16 @@ Stores = tuple[SessionStore, SessionStore]
 class Place:
     """One table, or one memory, and two stores on it."""
 
-    def __init__(self, url: str | None, transport: str | None = None) -> None:
+    def __init__(
+        self, url: str | None, transport: str | None = None, kind: type[DynamoDBStore] = DynamoDBStore
+    ) -> None:
         self.client: Any = None
         self.memory = MemoryStore()
         self.table_name = f"sessions-{uuid.uuid4().hex}"
         if url is not None:
             self.client = boto3.client("dynamodb", endpoint_url=url, region_name="us-east-1")
             table_schema.create(self.client, self.table_name)
-            self.dynamodb = [DynamoDBStore(self.table_name, endpoint_url=url, client=transport) for _ in range(2)]
+            self.dynamodb = [kind(self.table_name, endpoint_url=url, client=transport) for _ in range(2)]
             self.transports = [store._calls._transport.call for store in self.dynamodb]
 
     def stores(self, turns: Turns) -> list[Any]:
@@ -130,6 +133,8 @@ ONE: dict[str, Script] = {
     "save, then rotate": [("set", "one", 1), ("save",), ("set", "same", "one"), ("rotate",)],
     "save, then save": [("set", "one", 1), ("save",), ("set", "same", "one")],
     "remember": [("set", "one", 1), ("max_age", 3000)],
+    "confirm": [("set", "one", 1), ("set", "same", "one"), ("confirm",)],
+    "append": [("atomically", "log", 1)],
     "save, then empty": [("set", "one", 1), ("save",), ("delete", "one"), ("delete", "first"), ("delete", "gone")],
 }
 OTHER: dict[str, Script] = {
@@ -137,6 +142,7 @@ OTHER: dict[str, Script] = {
     "touch": LOOK,
     "rotate": [("set", "other", 2), ("set", "same", "other"), ("rotate",)],
     "remember": [("set", "other", 2), ("max_age", 3000)],
+    "append": [("atomically", "log", 2)],
     "late logout": [("start",), ("clear",), ("set", "other", 2)],
     "logout": [("clear",)],
     "revoke": REVOKE,
@@ -181,7 +187,7 @@ class Pair:
         self.one = one
         self.other = other
 
-    async def run(self, choose: Choose) -> None:
+    async def run(self, choose: Choose) -> None:  # noqa: C901 - a story
         self.clock.now = 1_800_000_000
         self.place.empty()
         world = World(self.clock.now, touch_after=0)
@@ -189,6 +195,8 @@ class Pair:
         stores = self.place.stores(turns)
         apps = [an_app(store, touch_after=0) for store in stores]
         first: Script = [("set", "first", 0), ("set", "gone", 0)]
+        if ("confirm",) in self.one:
+            first = [*first, ("bind", "acme/bob", "Firefox")]
         dictionary = Dictionary()
         made = await ask(apps[0], first)
         dictionary.compare(play(world.request(first, None)), made)
@@ -246,6 +254,9 @@ class Pair:
             assert held is None or ends, "the browser was left with a dead session"
         if ends:
             return
+        appended = [act for act in [*self.one, *self.other] if act[0] == "atomically"]
+        if len(appended) == 2:
+            assert len(json.loads(kept[old].data["log"])) == 2, "what was changed atomically was lost"
         # A cookie that a finished rotation made worthless begins another session: what it sets is in there.
         stored = {key for one in kept.values() for key in one.data}
         for key, script, answer in zip(("one", "other"), (self.one, self.other), answers, strict=True):
@@ -253,14 +264,45 @@ class Pair:
             assert key in stored or not sets or answer.cookie is None, f"{key} was lost"
 
 
-@pytest.mark.parametrize("other", OTHER)
-@pytest.mark.parametrize("one", ONE)
+PAIRS = [(one, other) for one in ONE for other in OTHER if other != "append" or one in ("append", "rotate", "touch")]
+"""What others change atomically meanwhile, few need to be tried with: most have it the other way round."""
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_two_requests_in_every_order_do_what_one_after_the_other_may(
     place: Place, clock: Clock, one: str, other: str
 ) -> None:
     """No session comes back, no change of another key is lost, and no answer sets a cookie for a dead session."""
     runs = asyncio.run(in_every_order(Pair(place, clock, ONE[one], OTHER[other]).run))
     assert runs >= 3
+
+
+class ExchangesBlindly(DynamoDBStore):
+    """Read, and change what was read, whoever comes between."""
+
+    async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
+        stored = await self.load(record.id, now=now, consistency="strong")
+        changes = None if stored is None else decide(stored)
+        return stored if stored is None or changes is None else await self.update(stored, changes, now=now)
+
+
+class ForgetsTheLogin(DynamoDBStore):
+    """Move a session without what it does not know, as the version before had it."""
+
+    async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
+        return await super().rotate(replace(record, label=None), new_id, changes, now=now)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"), [(ExchangesBlindly, "append", "append"), (ForgetsTheLogin, "confirm", "touch")]
+)
+def test_a_store_that_loses_something_is_found_out(
+    kind: type[DynamoDBStore], one: str, other: str, dynamodb_local_url: str, clock: Clock
+) -> None:
+    """A check that cannot fail is none."""
+    place = Place(dynamodb_local_url, "async", kind)
+    with pytest.raises(AssertionError):
+        asyncio.run(in_every_order(Pair(place, clock, ONE[one], OTHER[other]).run))
 
 
 # Cut off.
@@ -319,7 +361,7 @@ class Waiting:
 
     def __init__(self, store: SessionStore) -> None:
         self.begun: list[str] = []
-        for name in ("load", "create", "update", "rotate", "delete"):
+        for name in ("load", "create", "update", "exchange", "rotate", "delete"):
             setattr(self, name, self._waiting(name, getattr(store, name)))
 
     def _waiting(self, name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

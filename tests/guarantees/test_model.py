@@ -70,8 +70,10 @@ def a_script(chance: random.Random, number: int) -> Script:
         ("clear",),
         ("save",),
         ("read",),
+        ("atomically", chance.choice(["a", "list"]), number),
     ]
-    early: list[Act] = [*changes, ("rotate",), ("bind", f"owner{number}"), ("nothing",)]
+    login = ("bind", f"owner{number}", chance.choice([None, "Firefox"]))
+    early: list[Act] = [*changes, ("rotate",), login, ("confirm",), ("nothing",)]
     script = chance.choices(early, k=chance.choice([1, 1, 2, 3, 4]))
     if chance.random() < 0.2:
         script += [("start",), *chance.choices(changes, k=chance.choice([1, 2]))]
@@ -83,9 +85,11 @@ def a_script(chance: random.Random, number: int) -> Script:
     return script
 
 
-async def one_interleaving(chance: random.Random, clock: Clock) -> None:
+async def one_interleaving(chance: random.Random, clock: Clock) -> None:  # noqa: C901 - a story
     store, world, dictionary = MemoryStore(), World(clock.now), Dictionary()
     first: Script = [("set", "a", 1), ("set", "b", [1, {"c": None}]), ("set", "list", [])]
+    if chance.random() < 0.5:
+        first = [*first, ("bind", "first", "Chrome")]
     made = await ask(an_app(store), first)
     expected = play(world.request(first, None))
     dictionary.compare(expected, made)
@@ -174,7 +178,7 @@ class Faulty:
 
     def __init__(self, store: SessionStore) -> None:
         self.fault: Fault | None = None
-        for name in ("load", "create", "update", "rotate", "delete"):
+        for name in ("load", "create", "update", "exchange", "rotate", "delete"):
             setattr(self, name, self._failing(getattr(store, name), "load" if name == "load" else "write"))
 
     def _failing(self, method: Callable[..., Awaitable[Any]], kind: str) -> Callable[..., Awaitable[Any]]:
@@ -247,10 +251,13 @@ _changes = st.one_of(
     st.tuples(st.just("set"), _keys, _json),
     st.tuples(st.just("delete"), _keys),
     st.tuples(st.just("nest"), _keys, _json),
+    st.tuples(st.just("atomically"), _keys, _json),
     st.tuples(st.just("max_age"), _ages),
     st.sampled_from([("read",), ("clear",), ("save",), ("nothing",)]),
 )
-_early = _changes | st.sampled_from([("rotate",), ("bind", "acme/alice"), ("bind", "acme/bob")])
+_early = _changes | st.sampled_from(
+    [("rotate",), ("bind", "acme/alice", "Firefox"), ("bind", "acme/bob"), ("confirm",)]
+)
 _scripts = st.builds(
     lambda status, early, late, end: [*status, *early, *([("start",), *late] if late else []), *end],
     st.sampled_from([[], [], [], [("status", 404)], [("status", 500)]]),
@@ -271,7 +278,12 @@ class Sessions(RuleBasedStateMachine):
         super().__init__()
         self.clock.now = 1_800_000_000
         self.place.reset()
-        self.world = World(self.clock.now, forgets=self.place.forgets, absolute_max_age=ABSOLUTE_MAX_AGE)
+        self.world = World(
+            self.clock.now,
+            forgets=self.place.forgets,
+            absolute_max_age=ABSOLUTE_MAX_AGE,
+            waits=isinstance(self.place, Table),
+        )
         self.dictionary = Dictionary()
         self.runner = asyncio.Runner()
         self.restart()
@@ -317,9 +329,23 @@ class Sessions(RuleBasedStateMachine):
     def rotate(self, cookie: Any, fault: Fault | None) -> Any:
         return self.request(cookie, [("rotate",)], fault)
 
-    @rule(cookie=cookies, owner=st.sampled_from(["acme/alice", "ü"]), fault=_faults, target=cookies)
-    def bind(self, cookie: Any, owner: str, fault: Fault | None) -> Any:
-        return self.request(cookie, [("bind", owner)], fault)
+    @rule(
+        cookie=cookies,
+        owner=st.sampled_from(["acme/alice", "ü"]),
+        label=st.sampled_from([None, "Firefox", "ü"]),
+        fault=_faults,
+        target=cookies,
+    )
+    def bind(self, cookie: Any, owner: str, label: str | None, fault: Fault | None) -> Any:
+        return self.request(cookie, [("bind", owner, label)], fault)
+
+    @rule(cookie=cookies, fault=_faults, target=cookies)
+    def confirm_login(self, cookie: Any, fault: Fault | None) -> Any:
+        return self.request(cookie, [("confirm",)], fault)
+
+    @rule(cookie=cookies, key=_keys, value=_json, fault=_faults, target=cookies)
+    def change_atomically(self, cookie: Any, key: str, value: Any, fault: Fault | None) -> Any:
+        return self.request(cookie, [("set", key, value), ("atomically", key, value)], fault)
 
     @rule(cookie=cookies, seconds=_ages, fault=_faults, target=cookies)
     def set_max_age(self, cookie: Any, seconds: int | None, fault: Fault | None) -> Any:

@@ -27,7 +27,7 @@ from dynamodb_sessions.aws.table_calls import Operation
 from dynamodb_sessions.exceptions import SessionError
 from dynamodb_sessions.identifiers import new_born, new_id
 from dynamodb_sessions.stores import dynamodb, table_schema, update_expression
-from dynamodb_sessions.stores.contract import Changes, Expiry, Record, SessionStore
+from dynamodb_sessions.stores.contract import Changes, Decide, Expiry, Record, SessionStore, is_same
 from dynamodb_sessions.stores.value_format import PLAIN
 from tests.conftest import NIGHTLY, SEED, Clock
 
@@ -47,6 +47,8 @@ class Kept(NamedTuple):
     owner: str | None
     max_age: int | None
     expires_at: int
+    label: str | None = None
+    authenticated_at: int | None = None
 
 
 State = frozenset[tuple[str, Kept]]
@@ -108,7 +110,10 @@ def explains(happenings: list[Happening], first: State, last: State) -> bool:
 
 
 def kept_of(record: Record) -> Kept:
-    return Kept(record.born, frozenset(record.data.items()), record.owner, record.max_age, record.expires_at)
+    data = frozenset(record.data.items())
+    return Kept(
+        record.born, data, record.owner, record.max_age, record.expires_at, record.label, record.authenticated_at
+    )
 
 
 # The scheduler.
@@ -329,13 +334,15 @@ class History:
         return None
 
     async def _with(self, record: Record) -> Record | None:
-        fixed = [self._create_taken] if self.is_fixed else [self._rotate, self._rotate, self._bind, self._replace]
+        moves = [self._rotate, self._rotate, self._bind, self._confirm, self._replace]
+        fixed = [self._create_taken, self._confirm_in_place] if self.is_fixed else moves
         act = self.chance.choice(
             [
                 *[self._set] * 6,
                 self._pop,
                 self._pop,
                 self._set_both,
+                *[self._append] * 3,
                 self._touch,
                 self._touch,
                 self._remember,
@@ -412,6 +419,31 @@ class History:
         value = self.chance.choice("12")
         return await self._change(record, Changes(0, {"n": value, "m": value}))
 
+    async def _append(self, record: Record) -> Record | None:
+        """Change what is stored by what it is, one key or two."""
+        now, letter, also = self.clock.now, self.chance.choice("abc"), self.chance.choice([{}, {}, {"m": "3"}])
+
+        def appended(data: dict[str, str]) -> dict[str, str]:
+            return {"log": data.get("log", "") + letter, **also}
+
+        def decide(stored: Record) -> Changes:
+            return Changes(now + (stored.max_age or IDLE), appended(dict(stored.data)))
+
+        def change(kept: dict[str, Kept]) -> bool:
+            stored = kept.get(record.id)
+            if stored is None or stored.born != record.born:
+                return False
+            data = dict(stored.data)
+            data |= appended(data)
+            expires_at = now + (stored.max_age or IDLE)
+            kept[record.id] = stored._replace(data=frozenset(data.items()), expires_at=expires_at)
+            return True
+
+        return await self._ask(f"append {letter}", record, None, change, self.store.exchange(record, decide, now=now))
+
+    async def _confirm_in_place(self, record: Record) -> Record | None:
+        return await self._change(record, Changes(0, authenticated_at=self.clock.now))
+
     async def _remember(self, record: Record) -> Record | None:
         return await self._change(record, Changes(0, max_age=self.chance.choice([0, 500, 3000])))
 
@@ -428,7 +460,10 @@ class History:
                 return False
             data = {key: value for key, value in stored.data if key not in changes.remove} | dict(changes.set)
             own = stored.max_age if changes.max_age is None else changes.max_age or None
-            kept[record.id] = Kept(stored.born, frozenset(data.items()), stored.owner, own, now + (own or IDLE))
+            proof = stored.authenticated_at if changes.authenticated_at is None else changes.authenticated_at
+            kept[record.id] = stored._replace(
+                data=frozenset(data.items()), max_age=own, expires_at=now + (own or IDLE), authenticated_at=proof
+            )
             return True
 
         what = f"set {dict(changes.set)} remove {sorted(changes.remove)} max_age {changes.max_age}"
@@ -451,12 +486,19 @@ class History:
         held = changes.apply(record)
         return await self._ask("touch", record, held, touch, self.store.update(record, changes, now=now))
 
-    async def _rotate(self, record: Record, owner: str | None = None) -> Record | None:
+    async def _rotate(self, record: Record, owner: str | None = None, *, proves: bool = False) -> Record | None:
         now, to = self.clock.now, new_id()
         created_at = None if owner is None else now
+        label = None if owner is None else self.chance.choice([None, "Firefox"])
         until = now + (record.max_age or IDLE)
         changes = Changes(
-            until, owner=owner, created_at=created_at, expiry=Expiry(now, IDLE), heard=self.heard[_who.get()]
+            until,
+            owner=owner,
+            created_at=created_at,
+            expiry=Expiry(now, IDLE),
+            heard=self.heard[_who.get()],
+            label=label,
+            authenticated_at=now if proves else None,
         )
 
         def rotate(kept: dict[str, Kept]) -> bool:
@@ -464,7 +506,12 @@ class History:
             if stored is None or stored.born != record.born:
                 return False
             del kept[record.id]
-            kept[to] = stored._replace(owner=owner or stored.owner, expires_at=now + (stored.max_age or IDLE))
+            kept[to] = stored._replace(
+                owner=owner or stored.owner,
+                expires_at=now + (stored.max_age or IDLE),
+                label=stored.label if owner is None else label,
+                authenticated_at=now if proves else stored.authenticated_at,
+            )
             return True
 
         self.ids.append(to)
@@ -473,12 +520,18 @@ class History:
         return await self._ask(what, record, held, rotate, self.store.rotate(record, to, changes, now=now))
 
     async def _bind(self, record: Record) -> Record | None:
-        return await self._rotate(record, self.other_owner)
+        return await self._rotate(record, self.other_owner, proves=True)
+
+    async def _confirm(self, record: Record) -> Record | None:
+        return await self._rotate(record, proves=True)
 
     async def _ask(
-        self, what: str, record: Record, held: Record, effect: Effect, call: Awaitable[Record | None]
+        self, what: str, record: Record, held: Record | None, effect: Effect, call: Awaitable[Record | None]
     ) -> Record | None:
-        """Change a session that was loaded. Return what the writer knows of it then, as `commit` has it."""
+        """Change a session that was loaded. Return what the writer knows of it then, as `commit` has it.
+
+        `held`: what it expects to be stored; None: it takes whatever is.
+        """
         happening = self._begin(what, record.id)
         happening.effects = [effect]
         try:
@@ -492,7 +545,9 @@ class History:
             if _who.get() not in self.scheduler.unknown:
                 self.happenings.remove(happening)
         self._end(happening, f"{what}: {'gone' if stored is None else 'done'}")
-        if stored is None or stored == held:
+        if stored is not None and held is None:
+            self.heard[_who.get()] = stored.version
+        if stored is None or held is None or stored == held:
             return stored
         # What others have changed meanwhile, the writer has not seen.
         self.heard[_who.get()] = max(stored.version, self.heard[_who.get()])
@@ -789,8 +844,42 @@ class MovesTwice(DynamoDBStore):
         return None
 
 
+class ExchangesAgain(DynamoDBStore):
+    """Take an exchange that got no answer for one that never happened."""
+
+    async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
+        operation = self._calls.begin()
+        while True:
+            stored, operations = await self._read(operation, record.id, now)
+            if not isinstance(stored, Record) or not is_same(stored, record):
+                return None
+            changes = decide(stored)
+            assert changes is not None
+            request = self._exchanging(stored, operations, changes, f"exchange:{operation.id}", now)
+            with suppress(ConditionFailed, OutcomeUnknown):
+                await self._calls.attempt(operation, "update_item", TableName=self.table_name, **request)
+                return changes.apply(stored)
+
+
+class ForgetsTheProof(DynamoDBStore):
+    """Move a session without what it does not know, as the version before has it."""
+
+    async def rotate(self, record: Record, new_id: str, changes: Changes, *, now: int) -> Record | None:
+        return await super().rotate(replace(record, authenticated_at=None), new_id, changes, now=now)
+
+
 @pytest.mark.parametrize(
-    "kind", [RepeatsUpdates, RepeatsCreations, DeletesBlindly, LeavesNoFence, BuriesNothing, MovesTwice]
+    "kind",
+    [
+        RepeatsUpdates,
+        RepeatsCreations,
+        DeletesBlindly,
+        LeavesNoFence,
+        BuriesNothing,
+        MovesTwice,
+        ExchangesAgain,
+        ForgetsTheProof,
+    ],
 )
 def test_a_store_that_breaks_a_rule_is_found_out(
     kind: type[DynamoDBStore], table: tuple[str, str], clock: Clock

@@ -7,6 +7,7 @@ so that the model can be told the same order.
 
 import asyncio
 import copy
+import functools
 import itertools
 import json
 import math
@@ -18,7 +19,7 @@ from typing import Any
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, Session, StoreUnavailable
+from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, Session, SessionError, StoreUnavailable
 from dynamodb_sessions.stores.contract import SessionStore
 from tests.conftest import KEY
 
@@ -51,6 +52,8 @@ class Kept:
     version: int = 1
     owner: str | None = None
     max_age: int | None = None
+    label: str | None = None
+    authenticated_at: int | None = None
     born: int = field(default=0, compare=False, repr=False)
     """The model's alone: which session it is, wherever it moves."""
 
@@ -110,6 +113,8 @@ async def perform(scope: Scope, _receive: Receive, send: Send) -> None:
                     raise BrokenError
                 case ("save",):
                     await session.save()
+                case ("atomically", key, value):
+                    await atomically(session, ("nest", key, value))
                 case _:
                     request_of(session, act)
     finally:
@@ -119,12 +124,27 @@ async def perform(scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def atomically(session: Session, act: Act) -> None:
+    """Do it to what is stored now, if there is anything to do it to."""
+    try:
+        await session.atomically(functools.partial(alter, act=act))
+    except StoreUnavailable:
+        raise
+    except SessionError:
+        pass
+
+
 def request_of(session: Session, act: Act) -> None:
     match act:
         case ("rotate",):
             session.regenerate()
         case ("bind", owner):
             session.bind(owner)
+        case ("bind", owner, label):
+            session.bind(owner, label=label)
+        case ("confirm",):
+            if session.info.owner is not None:
+                session.confirm_login()
         case ("max_age", seconds):
             session.set_max_age(seconds)
         case ("clear",):
@@ -187,7 +207,14 @@ async def ask(
 def kept_in_memory(store: MemoryStore, now: int) -> dict[str, Kept]:
     return {
         record.id: Kept(
-            dict(record.data), record.created_at, record.expires_at, record.version, record.owner, record.max_age
+            dict(record.data),
+            record.created_at,
+            record.expires_at,
+            record.version,
+            record.owner,
+            record.max_age,
+            record.label,
+            record.authenticated_at,
         )
         for record, _ in store._records.values()
         if record.expires_at > now
@@ -204,6 +231,8 @@ def kept_in_table(client: Any, table_name: str, now: int) -> dict[str, Kept]:
             int(item["version"]["N"]),
             item.get("owner", {}).get("S"),
             int(item["max_age"]["N"]) if "max_age" in item else None,
+            item.get("label", {}).get("S"),
+            int(item["authenticated_at"]["N"]) if "authenticated_at" in item else None,
         )
         for item in items
         if "user_data" in item and int(item["ttl"]["N"]) > now
@@ -276,7 +305,7 @@ class InTurns:
     """A store whose calls take turns, or only tell when they have ended."""
 
     def __init__(self, store: SessionStore, turns: Turns, *, waits: bool = True) -> None:
-        for name in ("load", "create", "update", "rotate", "delete"):
+        for name in ("load", "create", "update", "exchange", "rotate", "delete"):
             setattr(self, name, self._in_turn(getattr(store, name), turns, waits=waits))
 
     @staticmethod
@@ -314,6 +343,7 @@ class World:
     """All the sessions there are, and the time.
 
     `forgets`: an expired session is removed as soon as it is seen, and where it has moved when another one moves.
+    `waits`: a store call takes a while, in which other tasks run.
     """
 
     def __init__(
@@ -323,11 +353,13 @@ class World:
         forgets: bool = True,
         absolute_max_age: int | None = None,
         touch_after: int | None = None,
+        waits: bool = True,
     ) -> None:
         self.now = now
         self.forgets = forgets
         self.absolute_max_age = absolute_max_age
         self.touch_after = touch_after
+        self.waits = waits
         self.kept: dict[int, Kept] = {}
         self.moved: dict[int, tuple[int, int]] = {}
         """Where sessions have moved, and until when that is known."""
@@ -399,10 +431,16 @@ class Request:
         self.before: Kept | None = None
         """What was stored when this request last looked, and what it has changed of it since."""
         self.data: dict[str, Any] = {}
+        self.loaded: Kept | None = None
+        self.is_due = self.waited = False
+        """Whether it was to be touched when it was loaded, and whether the app has waited for something since."""
         self.used = self.cleared = self.rotates = self.started = self.refused = self.gone = self.moved = False
         self.written: set[str] = set()
         """What was assigned, be it what it was: somebody else may have changed it."""
         self.owner: str | None = None
+        self.label: str | None = None
+        self.proves = False
+        """Whether the owner has just proved who they are."""
         self.max_age: int | None = None
         self.settled = self.told = 0
         """How many commits there were, and the version that the last one has heard of."""
@@ -419,9 +457,11 @@ class Request:
                 return Answer(503)
             if self.before is not None:
                 self.data = {key: json.loads(value) for key, value in self.before.data.items()}
+                self.loaded, self.is_due = self.before, self._gains(self.before, self.world.now)
         try:
             yield from self._handle(script)
         except (BrokenError, OutageError) as error:
+            yield from self._touch_meanwhile()
             yield from self._give_up()
             if isinstance(error, OutageError) and not self.started:
                 self.answer.status = 503
@@ -433,6 +473,20 @@ class Request:
             else:
                 yield from self._commit_late()
         return self.answer
+
+    def _touch_meanwhile(self) -> Part:
+        """A touch overlaps the handler, if that waits: it is made though the handler fails, or again if it is long."""
+        before, data = self.before, as_json(self.data)
+        if before is None or before is not self.loaded or not (self.waited and self.is_due and self.used):
+            return True
+        if self.refused or (self.started and self.status >= 500) or self.gone or self.cleared or self.rotates:
+            return True
+        if data != before.data or self.written & data.keys() or self.max_age is not None:
+            return True
+        try:
+            return (yield from self._touch(before, self.world.now))
+        except OutageError:
+            return False
 
     def _look(self, name: int, now: int) -> tuple[Kept | None, bool]:
         return self.world.find(name, now), self.world.has_moved(name, now)
@@ -447,8 +501,8 @@ class Request:
             yield from self._start()
         return True
 
-    def _do(self, act: Act) -> Part:
-        self.used |= act[0] not in {"nothing", "status", "start", "raise", "save"}
+    def _do(self, act: Act) -> Part:  # noqa: C901, PLR0912 - a table
+        self.used |= act[0] not in {"nothing", "status", "start", "raise", "save", "confirm"}
         match act:
             case ("status", status):
                 self.status = status
@@ -458,15 +512,21 @@ class Request:
                 raise BrokenError
             case ("save",):
                 yield from self._save()
+            case ("atomically", key, value):
+                yield from self._atomically(("nest", key, value))
             case ("rotate",):
                 self.rotates = True
-            case ("bind", owner):
-                self.rotates, self.owner = True, owner
+            case ("bind", owner, *label):
+                self.rotates, self.owner, self.label, self.proves = True, owner, label[0] if label else None, True
+            case ("confirm",):
+                if self.owner or (self.before and not self.cleared and self.before.owner):
+                    self.used = self.rotates = self.proves = True
             case ("max_age", seconds):
                 self.max_age = seconds or 0
             case ("clear",):
                 self.data.clear()
                 self.cleared, self.rotates, self.owner, self.max_age = True, False, None, None
+                self.label, self.proves = None, False
             case _:
                 if act[0] == "set" or (act[0] == "nest" and not isinstance(self.data.get(act[1]), list)):
                     self.written.add(act[1])
@@ -493,7 +553,7 @@ class Request:
 
     def _commit_late(self) -> Part:
         try:
-            return (yield from self._commit())
+            return (yield from self._touch_meanwhile()) and (yield from self._commit())
         except OutageError:
             return False
 
@@ -530,21 +590,56 @@ class Request:
         name, now = self.name, self.world.now
         if self.gone or self.cleared or self.rotates or self.before is None or name is None:
             return True
+        self.waited = self.world.waits
         if (yield Call("load", lambda: self.world.find(name, now))) is None:
             self.gone, self.cookie = True, None
+        return True
+
+    def _atomically(self, act: Act) -> Part:
+        """Change what is stored now. What this request has not saved yet is left out of it, and stays so."""
+        if self.cleared or self.rotates or (self.before is None and self.started):
+            return False
+        if self.gone or self.moved:
+            self.gone, self.cookie = True, None
+            return False
+        now, is_new = self.world.now, self.before is None
+        name = self.world.new_name() if is_new or self.name is None else self.name
+
+        def write() -> Kept | None:
+            kept = Kept({}, now, 0, 0, born=name) if is_new else self.world.find(name, now)
+            if kept is None:
+                return None
+            data = {key: json.loads(value) for key, value in kept.data.items()}
+            alter(data, act)
+            until = self.world.expires_at(now, kept.created_at, kept.max_age)
+            self.world.kept[name] = replace(kept, data=as_json(data), version=kept.version + 1, expires_at=until)
+            return self.world.kept[name]
+
+        kept = copy.deepcopy((yield Call("write", write)))
+        if kept is None:
+            self.gone, self.cookie = True, None
+            return False
+        known, held = {} if self.before is None else self.before.data, as_json(self.data)
+        unsaved = {key for key, value in held.items() if key in self.written or value != known.get(key)}
+        unsaved |= known.keys() - held.keys()
+        self.data = {key: value for key, value in self.data.items() if key in unsaved}
+        self.data |= {key: json.loads(value) for key, value in kept.data.items() if key not in unsaved}
+        self.name, self.before, self.told = name, kept, kept.version
+        left = kept.expires_at - self.world.now
+        self.cookie = (name, kept.version, left) if left else EXPIRED
         return True
 
     def _change(self, before: Kept) -> Part:
         now, data = self.world.now, as_json(self.data)
         change = {key: value for key, value in data.items() if before.data.get(key) != value or key in self.written}
         removed = before.data.keys() - data.keys()
-        owner, rotates, own = self.owner, self.rotates, self.max_age
+        owner, rotates, proves, own = self.owner, self.rotates, self.proves, self.max_age
         assert self.name is not None
         if removed and not data and owner is None:
             return (yield from self._empty(before))
         if rotates and self.started:
             # Nobody can be told a new id any more, so it keeps its own, and its owner.
-            owner, rotates = None, False
+            owner, rotates, proves = None, False, False
             if not (change or removed or own is not None):
                 return True
         if not (change or removed or rotates or owner is not None or own is not None):
@@ -556,7 +651,7 @@ class Request:
             kept = self.world.find(name, now)
             if kept is None:
                 return None
-            changed = self._changed(kept, change, removed, now, owner)
+            changed = self._changed(kept, change, removed, now, owner, proves=proves)
             if new_name != name:
                 self.world.move(name, new_name, now)
             self.world.kept[new_name] = changed
@@ -570,7 +665,8 @@ class Request:
     def _log_in_anew(self, name: int, before: Kept, data: dict[str, str], owner: str, now: int) -> Part:
         """Whoever has just logged in is logged in, though the session from before is gone."""
         max_age = before.max_age if self.max_age is None else self.max_age or None
-        new = Kept(data, now, self.world.expires_at(now, now, max_age), 1, owner, max_age, name)
+        expires_at = self.world.expires_at(now, now, max_age)
+        new = Kept(data, now, expires_at, 1, owner, max_age, self.label, now, born=name)
 
         def begin() -> None:
             self.world.kept[name] = copy.deepcopy(new)
@@ -580,7 +676,14 @@ class Request:
         return True
 
     def _changed(
-        self, kept: Kept, change: dict[str, str], removed: Iterable[str], now: int, owner: str | None = None
+        self,
+        kept: Kept,
+        change: dict[str, str],
+        removed: Iterable[str],
+        now: int,
+        owner: str | None = None,
+        *,
+        proves: bool = False,
     ) -> Kept:
         """Return what these changes make of what is stored, whose lifetime is its own."""
         max_age = kept.max_age if self.max_age is None else self.max_age or None
@@ -592,15 +695,21 @@ class Request:
             kept.version + 1,
             owner or kept.owner,
             max_age,
+            kept.label if owner is None else self.label,
+            now if proves else kept.authenticated_at,
             kept.born,
         )
 
-    def _touch(self, before: Kept, now: int) -> Part:
-        expires_at = self.world.expires_at(now, before.created_at, before.max_age)
+    def _gains(self, before: Kept, now: int) -> bool:
+        """Whether a touch would gain enough."""
         step = self.world.touch_after
         if step is None:
             step = math.ceil((before.max_age or MAX_AGE) / 10)
-        if not self.used or expires_at - before.expires_at < step:
+        return self.world.expires_at(now, before.created_at, before.max_age) - before.expires_at >= step
+
+    def _touch(self, before: Kept, now: int) -> Part:
+        expires_at = self.world.expires_at(now, before.created_at, before.max_age)
+        if not self.used or not self._gains(before, now):
             return not self.gone
         name = self.name
         assert name is not None
@@ -661,7 +770,8 @@ class Request:
             self.gone = True
             return False
         name, now = self.world.new_name(), self.world.now
-        new = Kept(as_json(self.data), now, 0, 1, self.owner, self.max_age or None, name)
+        proof = now if self.proves else None
+        new = Kept(as_json(self.data), now, 0, 1, self.owner, self.max_age or None, self.label, proof, born=name)
         new.expires_at = self.world.expires_at(now, now, new.max_age)
 
         def write() -> None:
@@ -683,9 +793,9 @@ class Request:
     def _settle(self, name: int | None, kept: Kept | None, now: int = 0, version: int = 1) -> None:
         self.name, self.before = name, copy.deepcopy(kept)
         self.settled += 1
-        self.cleared = self.rotates = self.gone = self.moved = False
+        self.cleared = self.rotates = self.proves = self.gone = self.moved = False
         self.written = set()
-        self.owner = None
+        self.owner = self.label = None
         if kept is not None:  # Else the next one is to live for as long.
             self.max_age = None
         self.told = version
