@@ -118,6 +118,7 @@ def me(session: CurrentSession) -> dict[str, str | None]:
 
 @app.post("/sign-in")
 def sign_in(request: Request, session: CurrentSession, name: Name) -> None:
+    session.clear()  # of whoever used this browser before
     session["user"] = name
     session.bind(name, label=request.headers.get("user-agent"))
 

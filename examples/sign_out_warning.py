@@ -1,6 +1,8 @@
 """A page that says "You will be signed out in 2 minutes", and lets its user stay.
 
 It asks how long the session has left, and does not extend it by asking: python -m uvicorn examples.sign_out_warning:app
+
+The warning comes after 58 minutes. To see it sooner, make `max_age` below 180 seconds.
 """
 
 from starlette.applications import Starlette

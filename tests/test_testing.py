@@ -514,6 +514,13 @@ def of_its_type() -> Iterator[TestClient]:
         yield client
 
 
+async def test_a_client_without_a_base_url_is_told_so(memory: MemoryStore) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(an_app(memory, KEPT))) as client:
+        with pytest.raises(SessionError, match="base_url"):
+            async with session_transaction(client):
+                pytest.fail("there is nothing to send a request to")
+
+
 async def test_its_type_is_known(memory: MemoryStore) -> None:
     with of_its_type():
         pass

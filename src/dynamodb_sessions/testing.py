@@ -105,6 +105,8 @@ class _Transaction:
         self._hold = hold
         """Lets the test go on, and returns when its block has ended."""
         self._request = client.build_request(_METHOD, path)
+        if not self._request.url.host:
+            raise SessionError("the client has no base_url: give it one, like base_url='http://testserver'")
         self.met = _Met.NOTHING
         self.has_succeeded = False
         """Whether the block has ended without an error."""
