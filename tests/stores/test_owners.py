@@ -1,6 +1,7 @@
 """Whose sessions there are, and signing out everywhere: over every store, and through the middleware."""
 
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -142,14 +143,39 @@ async def test_a_session_that_moves_to_another_id_meanwhile_is_ended_all_the_sam
     moved = new_id()
     delete = store._delete_of
 
-    async def move_first(operation: Any, party: Party, session_id: str) -> bool:
+    async def move_first(operation: Any, party: Party, session_id: str, **options: Any) -> bool:
         if session_id == first.id:
             assert await store.rotate(moving, moved, Changes(NOW + 100), now=NOW)
-        return await delete(operation, party, session_id)
+        return await delete(operation, party, session_id, **options)
 
     monkeypatch.setattr(store, "_delete_of", move_first)
     assert await store.revoke_owner(ALICE) == 2
     assert await scanned(store) == set()
+
+
+@pytest.mark.parametrize("how", ["revoke_owner", "revoke_tenant", "limit_owner"])
+async def test_the_session_to_keep_is_kept_though_the_index_has_its_id_of_before(
+    moto_url: str, table_name: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As after a change of the password, or another login in the same browser: the index hears of it a moment late."""
+    store = DynamoDBStore(table_name, endpoint_url=moto_url, create_table=True)
+    now = wall_clock()
+    other, before = [await put(store, age, tenant="acme", expires_at=now + 100) for age in (2, 1)]
+    kept = await store.rotate(before, new_id(), Changes(now + 100), now=now)
+    assert kept is not None
+
+    async def ids_of_before(_: Party) -> AsyncIterator[str]:
+        for record in (other, before):
+            yield record.id
+
+    monkeypatch.setattr(store, "_ids_of", ids_of_before)
+    if how == "limit_owner":
+        assert await store.limit_owner(ALICE, 1, keep=kept.id) == [other.id]
+    elif how == "revoke_owner":
+        assert await store.revoke_owner(ALICE, keep=kept.id) == 1
+    else:
+        assert await store.revoke_tenant("acme", keep=kept.id) == 1
+    assert await scanned(store, include_expired=True) == {kept.id}
 
 
 async def test_what_cannot_be_read_is_left_out_with_a_warning_and_can_be_ended(

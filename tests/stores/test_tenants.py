@@ -84,13 +84,13 @@ async def test_who_has_logged_in_to_another_tenant_meanwhile_stays(
     left = new_id()
     delete = store._delete_of
 
-    async def move_first(operation: Any, party: Any, session_id: str) -> bool:
+    async def move_first(operation: Any, party: Any, session_id: str, **options: Any) -> bool:
         if session_id == first.id:
             elsewhere: Any = {"owner": "acme/c", "tenant": "globex", "handle": "h"}
             assert await store.rotate(rotated, new_id(), Changes(now + 100), now=now)
             assert await store.rotate(leaving, left, Changes(now + 100, **elsewhere), now=now)
             assert await store.update(fixed, Changes(now + 100, **elsewhere), now=now)
-        return await delete(operation, party, session_id)
+        return await delete(operation, party, session_id, **options)
 
     # One at a time, as the first makes the others move.
     monkeypatch.setattr("dynamodb_sessions.aws.table_calls.AT_ONCE", 1)

@@ -194,8 +194,8 @@ class OperatorsStore(DynamoDBStore):
         """End a session if it is the owner's still. Return whether it was."""
         return await self._delete_of(self._calls.begin(), Party("owner", owner), session_id)
 
-    async def _delete_of(self, operation: Operation, party: Party, session_id: str) -> bool:
-        ended = await super()._delete_of(operation, party, session_id)
+    async def _delete_of(self, operation: Operation, party: Party, session_id: str, *, keep: str | None = None) -> bool:
+        ended = await super()._delete_of(operation, party, session_id, keep=keep)
         self.ended += ended
         self.settled += 1
         return ended

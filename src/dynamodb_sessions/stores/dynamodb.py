@@ -448,7 +448,7 @@ class DynamoDBStore:
         ended = 0
 
         async def end(operation: Operation, session_id: str) -> bool:
-            return await self._delete_of(operation, party, session_id)
+            return await self._delete_of(operation, party, session_id, keep=keep)
 
         while True:
             found = [session_id async for session_id in self._ids_of(party) if session_id not in seen]
@@ -474,7 +474,9 @@ class DynamoDBStore:
             return isinstance(found, Record) and found.owner == owner
 
         async def end(operation: Operation, session_id: str) -> str | None:
-            return session_id if await self._delete_of(operation, Party("owner", owner), session_id) else None
+            return (
+                session_id if await self._delete_of(operation, Party("owner", owner), session_id, keep=keep) else None
+            )
 
         newest_first, left = others[::-1], maximum - 1
         seen = 0
@@ -745,6 +747,7 @@ class DynamoDBStore:
         record: Record | None = None,
         version: int | None = None,
         party: Party | None = None,
+        keep: str | None = None,
     ) -> bool:
         """Delete what lives under an id on these conditions; what has moved, where it is now, if it is theirs still."""
         request = update_expression.deletion(session_id, record=record, version=version, party=party)
@@ -756,7 +759,7 @@ class DynamoDBStore:
             return True
         whose = party if record is None or party is not None else Party("owner", record.owner)
         if isinstance(found, Moved) and version is None and whose is not None:
-            return await self._delete_moved(operation, found.to, whose, record)
+            return await self._delete_moved(operation, found.to, whose, record, keep)
         if version is None and record is not None:
             return True  # It is ended, and what is there is another one.
         if not operation.is_unsettled or isinstance(found, str):
@@ -767,17 +770,19 @@ class DynamoDBStore:
             return not (isinstance(moved, Record) and moved.born == record.born)
         return not isinstance(found, Record) or (record is not None and not is_same(found, record))
 
-    async def _delete_moved(self, operation: Operation, session_id: str, whose: Party, record: Record | None) -> bool:
-        """Delete a session under the id it has moved to, unless it is somebody else's by now.
+    async def _delete_moved(
+        self, operation: Operation, session_id: str, whose: Party, record: Record | None, keep: str | None
+    ) -> bool:
+        """Delete a session under the id it has moved to, unless it is somebody else's by now, or the one to keep.
 
         With a record, delete that session only, not one that was begun in its place.
         """
         found = await self._follow(operation, session_id)
-        if not isinstance(found, Record) or not whose.has(found):
+        if not isinstance(found, Record) or not whose.has(found) or found.id == keep:
             return False
         if record is not None and found.born != record.born:
             return False
-        return await self._delete(operation, found.id, record=found)
+        return await self._delete(operation, found.id, record=found, keep=keep)
 
     async def _follow(self, operation: Operation, session_id: str) -> Record | Moved | None:
         """Read what is stored under the id that a session has by now."""
@@ -811,15 +816,18 @@ class DynamoDBStore:
                 request = update_expression.tombstone(session_id, operations, operation.id, now, until)
             await operation.pause(StoreUnavailable("others end the session at the same time"))
 
-    async def _delete_of(self, operation: Operation, party: Party, session_id: str) -> bool:
-        """End a session if it is theirs still, under whichever id it is by now."""
+    async def _delete_of(self, operation: Operation, party: Party, session_id: str, *, keep: str | None = None) -> bool:
+        """End a session if it is theirs still, under whichever id it is by now, unless that is the id `keep`.
+
+        The index names for a moment the id that the session had before it got that one.
+        """
         record = None
         if not is_random(session_id):
             found = await self._get_any(operation, session_id, wall_clock())
             record = found if isinstance(found, Record) else None
             if found is None or (record is not None and not party.has(record)):
                 return False
-        ended = await self._delete(operation, session_id, record=record, party=party)
+        ended = await self._delete(operation, session_id, record=record, party=party, keep=keep)
         self._note_written(wall_clock(), session_id)
         return ended
 
