@@ -708,8 +708,26 @@ def test_a_failure_tells_where_it_looked_and_what_finds_the_cause(
 def test_no_password_of_an_endpoint_is_printed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patient_store, "SILENCE", 0.0)
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://alice:s3cret@127.0.0.1:9")
-    for arguments in (["list"], ["list", "--endpoint-url", "http://alice:s3cret@["]):
+    for arguments in (
+        ["list"],
+        ["list", "--endpoint-url", "http://alice:s3cret@["],
+        ["check", "--endpoint-url", "http://alice:/s3cret@127.0.0.1:9"],
+        ["list", "--endpoint-url", "http://alice:#s3cret@127.0.0.1:9"],
+    ):
         assert "s3cret" not in run(*arguments, code=1)
+
+
+@pytest.mark.parametrize("engine", ["moto"], indirect=True)
+def test_check_names_the_host_that_it_calls_without_a_password(
+    run: Run, client: Any, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = client.meta.endpoint_url.removeprefix("http://")
+    monkeypatch.delenv("DYNAMODB_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://alice:s3cret@{host}")
+    for arguments in (["check"], ["check", "--json"]):
+        said = run(*arguments, "--table", table_name)
+        assert f"http://{host}" in said
+        assert "s3cret" not in said
 
 
 @pytest.mark.parametrize("engine", ["local"], indirect=True)

@@ -75,7 +75,9 @@ _QUOTED = {
     "ConnectionTimeoutError": ("connection", _FIX_CONNECTION),
 }
 
-_USER_INFO = re.compile(r"//[^/@\s]+@")
+_USER_INFO = re.compile(r"//\S+@")
+"""Where an address holds a password, be it one with a slash, which a URL does not allow there."""
+
 _REGION = re.compile(r"[a-zA-Z0-9-]+")
 
 

@@ -178,7 +178,8 @@ class _Examination:
 
     def _note_address(self, request: Any, **_: Any) -> None:
         parts = urlsplit(request.url)
-        self._called = f"{parts.scheme}://{parts.netloc}"
+        host = parts.netloc.rpartition("@")[2]  # Before it there may be a password.
+        self._called = f"{parts.scheme}://{host}"
 
     @property
     def _name(self) -> str:
@@ -191,7 +192,7 @@ class _Examination:
             raise _Interrupted
         yield _ok("region", str(self._target.region_name))
         got = self._ask("get_item", Key=self._key_of(PROBE_ID))
-        yield _ok("connection", self._called or self._client.meta.endpoint_url)
+        yield _ok("connection", self._called)
         yield _clock(got.skew)
         at_credentials = self._credentials(got)
         yield at_credentials

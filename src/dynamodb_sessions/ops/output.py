@@ -25,7 +25,7 @@ def put(text: str, /, *, as_json: bool, **told: Any) -> None:
 def fail(reason: str) -> int:
     """Say in one line on standard error what went wrong. Return the exit code."""
     # The SDK quotes the endpoint's address, which may hold a password.
-    without_password = re.sub(r"//[^/\s@]*@", "//", " ".join(printable(reason).split()))
+    without_password = re.sub(r"//\S*@", "//", " ".join(printable(reason).split()))
     print(f"dynamodb-sessions: {without_password}", file=sys.stderr)
     return FAILED
 

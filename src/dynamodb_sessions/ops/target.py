@@ -26,8 +26,8 @@ class Target:
         check_table_name(self.table_name)
         if self.region_name is not None and not _REGION.fullmatch(self.region_name):
             raise ConfigurationError(f"region={self.region_name!r} is not the name of an AWS region")
-        if self.endpoint_url is not None and "@" in _host(self.endpoint_url):
-            raise ConfigurationError("an endpoint's address must hold neither a user's name nor a password")
+        if self.endpoint_url is not None:
+            _check_url(self.endpoint_url)
 
     def command(self, name: str) -> str:
         """Return a command of ours about this table, as it is typed."""
@@ -39,9 +39,11 @@ class Target:
         return f"`{shlex.join(words)}`"
 
 
-def _host(url: str) -> str:
-    """Return what stands where a URL names its host. Raises ConfigurationError if it is no URL."""
+def _check_url(url: str) -> None:
+    """Raise ConfigurationError if it is no URL, or may hold a password: one with a slash would end its host before."""
+    if "@" in url:
+        raise ConfigurationError("an endpoint's address must hold neither a user's name nor a password")
     try:
-        return urlsplit(url).netloc
-    except ValueError:  # Its text may quote a password.
+        urlsplit(url)
+    except ValueError:
         raise ConfigurationError("the endpoint's address is no URL: give one like http://127.0.0.1:8000") from None
