@@ -240,6 +240,18 @@ async def test_an_apps_error_names_what_denies_access(name: str, client: str | N
     assert "i-0abc" not in told
 
 
+def test_what_an_answer_says_cannot_steer_a_terminal(
+    table: str, proxy: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = f"{DENIED} on resource: {TABLE}\x1b[2J with an explicit deny in a VPC endpoint policy"
+    step = Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"), details={"message": message})
+    proxy.play("GetItem", rest=step)
+    assert cli.main(["check", "--table", table, "--endpoint-url", proxy.url]) == 1
+    printed = capsys.readouterr().out
+    assert "out of what that policy denies" in printed
+    assert "\x1b" not in printed
+
+
 def test_a_key_that_aws_does_not_name_is_that_of_the_table(table: str, proxy: Proxy) -> None:
     proxy.play("GetItem", rest=DENIALS["the table's key, in KMS's older words"].step())
     proxy.play("DescribeTable", rest=table_as(SSEDescription={"SSEType": "KMS", "KMSMasterKeyArn": KEY_ARN}))

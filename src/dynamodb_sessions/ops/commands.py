@@ -150,7 +150,7 @@ def _check(work: Work) -> int:
         if not work.as_json:
             print(f"{marks[finding.verdict]} {finding.check:18} {printable(finding.detail)}", flush=True)
             if finding.fix:
-                print(f"{' ' * len(marks['ok'])} {'':18} fix: {finding.fix}", flush=True)
+                print(f"{' ' * len(marks['ok'])} {'':18} fix: {printable(finding.fix)}", flush=True)
     is_well = all(finding.verdict is not doctor.Verdict.WRONG for finding in findings)
     if work.as_json:
         told = {"ok": is_well, "table": work.target.table_name, "checks": [*map(asdict, findings)]}
