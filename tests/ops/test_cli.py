@@ -313,7 +313,8 @@ def test_of_two_of_one_name_neither_is_ended(
     run: Run, keep: Store, stored: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name has 32 bits."""
-    monkeypatch.setattr(commands, "fingerprint", lambda _: "1a2b3c4d")
+    for place in (commands, patient_store):
+        monkeypatch.setattr(place, "fingerprint", lambda _: "1a2b3c4d")
     ids = {keep("acme/alice", age=age).id for age in (10, 20)}
     for command in ("show", "revoke"):
         said = run(command, "1a2b3c4d", "--owner", "acme/alice", code=1)
@@ -378,6 +379,21 @@ def test_revoke_ends_all_of_an_owner(run: Run, keep: Store, stored: Callable[[],
     assert stored() == {records[0].id, other.id}
     assert run("revoke", "--owner", "acme/alice") == "revoked 1 session\n"
     assert stored() == {other.id}
+
+
+@pytest.mark.parametrize("engine", ["moto"], indirect=True)
+def test_the_session_to_keep_may_be_named(
+    run: Run, keep: Store, stored: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By 8 digits, as `list` names it. Where that is not one session, none is ended."""
+    kept, other, bobs = keep("acme/alice"), keep("acme/alice"), keep("acme/bob")
+    everybody = {kept.id, other.id, bobs.id}
+    assert "nothing was done" in run("revoke", "--owner", "acme/alice", "--keep", fingerprint(bobs.id), code=1)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{kept.id}\n{other.id}\n"))
+    assert "one id" in run("revoke", "--owner", "acme/alice", "--keep", "-", code=1)
+    assert stored() == everybody
+    assert run("revoke", "--owner", "acme/alice", "--keep", fingerprint(kept.id)) == "revoked 1 session\n"
+    assert stored() == {kept.id, bobs.id}
 
 
 # Tenants.

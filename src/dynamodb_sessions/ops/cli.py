@@ -141,7 +141,10 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("--owner", type=_text, help="end all sessions bound to this owner; with ID: that one of them")
     revoke.add_argument("--tenant", type=_text, help="end all sessions bound to this tenant")
     revoke.add_argument(
-        "--keep", type=_text, metavar="ID", help="with --owner or --tenant: but not this one; - reads its id"
+        "--keep",
+        type=_text,
+        metavar="ID",
+        help="with --owner or --tenant: but not this one, by its id or name; - reads it",
     )
     revoke.set_defaults(ids=False)
 

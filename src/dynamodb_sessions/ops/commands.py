@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
@@ -32,6 +33,8 @@ from dynamodb_sessions.stores.reserved_ids import ADOPTED
 _UNKNOWN = "there is no live session under this id (its name of 8 digits will do only together with --owner)"
 _UNKNOWN_NAME = "the owner has no live session of this id or name (the name changes when the session gets another id)"
 _SEVERAL = "sessions of the owner have this name, and nothing was done: give the id, which list --owner --ids tells"
+
+_NAME = re.compile(r"[0-9a-f]{8}")
 
 _GO_ON = ("revoke", "purge-expired")
 """Commands that find less to do when they are run again."""
@@ -307,7 +310,7 @@ async def _named(work: Work, given: str) -> list[str]:
     owner = work.options.owner
     if owner is None:
         return [given]
-    return [each for each in await work.store.owner_ids(owner) if given in (each, fingerprint(each))]
+    return await work.store.ids_named(Party("owner", owner), given)
 
 
 async def _none_or_several(work: Work, ids: list[str]) -> int:
@@ -361,10 +364,20 @@ async def _revoke_one(work: Work, session_id: str) -> bool:
 
 
 def _revoke_all(work: Work) -> int:
-    options, store = work.options, work.store
-    keep = None if options.keep is None else _read_ids(options.keep)[0]
+    options, store, keep = work.options, work.store, None
+    if options.keep is not None:
+        keep, *others = _read_ids(options.keep)
+        if others:
+            raise ConfigurationError("--keep spares one session: give one id")
 
     async def revoking(_: Work) -> int:
+        nonlocal keep
+        if keep is not None and _NAME.fullmatch(keep):
+            party = Party("owner", options.owner) if options.tenant is None else Party("tenant", options.tenant)
+            ids = await store.ids_named(party, keep)
+            if len(ids) != 1:
+                return fail(f"{len(ids)} of the sessions are named as --keep says, and nothing was done: give the id")
+            keep = ids[0]
         if options.tenant is not None:
             ended = await store.revoke_tenant(options.tenant, keep=keep)
         else:

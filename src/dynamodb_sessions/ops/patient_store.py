@@ -16,6 +16,7 @@ from dynamodb_sessions.aws.errors import ConditionFailed, OutcomeUnknown, Refuse
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, all_at_once, batches
 from dynamodb_sessions.events import Observation
 from dynamodb_sessions.exceptions import ConfigurationError, SessionError, StoreUnavailable, outage
+from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.stores import item_format, table_schema
 from dynamodb_sessions.stores.contract import Party
 from dynamodb_sessions.stores.dynamodb import DynamoDBStore
@@ -189,6 +190,10 @@ class OperatorsStore(DynamoDBStore):
         async for session_id in super()._ids_of(party):
             self.named.add(session_id)
             yield session_id
+
+    async def ids_named(self, party: Party, given: str) -> list[str]:
+        """Return those ids that the index has of a party which are this id, or have this name of 8 digits."""
+        return [each async for each in self._ids_of(party) if given in (each, fingerprint(each))]
 
     async def end_one_of(self, owner: str, session_id: str) -> bool:
         """End a session if it is the owner's still. Return whether it was."""
