@@ -14,14 +14,16 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import boto3
 import pytest
 
-from dynamodb_sessions import DynamoDBStore
+from dynamodb_sessions import DynamoDBStore, StoreUnavailable
 from dynamodb_sessions.aws.boto3_transport import Boto3Transport
+from dynamodb_sessions.aws.errors import OutcomeUnknown
 from dynamodb_sessions.identifiers import fingerprint, new_id
 from dynamodb_sessions.ops import cli, commands, patient_store
 from dynamodb_sessions.ops.patient_store import OperatorsStore
@@ -583,6 +585,30 @@ async def test_calls_take_their_turns_at_a_rate(monkeypatch: pytest.MonkeyPatch)
     now += 60
     await pace.turn("delete_item")
     assert slept[-1] == 0
+
+
+@pytest.mark.anyio
+async def test_a_lost_answer_after_a_long_wait_for_its_turn_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with --rate, or while a pager holds up what is printed: only attempts without an answer count."""
+    store, now, answers = OperatorsStore("sessions"), [1000.0], ["items", "lost", "items", *["lost"] * 9]
+
+    async def call(*_: Any, **__: Any) -> dict[str, Any]:
+        now[0] += 2.0
+        if answers.pop(0) == "lost":
+            raise OutcomeUnknown("DynamoDB cannot be reached")
+        return {"Items": []}
+
+    async def listed() -> None:
+        now[0] += 60.0
+        assert [each async for each in store.summaries(now=0)] == []
+
+    monkeypatch.setattr(patient_store, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(store.calls._transport, "call", call)
+    await listed()
+    await listed()
+    with pytest.raises(StoreUnavailable):
+        await listed()
+    assert len(answers) == 1, "16 s without an answer"
 
 
 # JSON

@@ -91,7 +91,8 @@ class PatientCalls(TableCalls):
         """How many items Scans have looked at."""
         self.refused = 0
         """How many attempts were throttled."""
-        self._heard_at: float | None = None
+        self._silent_since: float | None = None
+        """When the first of the attempts began that have had no answer; None: the last one has had one."""
 
     def begin_within(self, timeout: float) -> Operation:  # noqa: ARG002 - as its parent has it
         """Return an operation without a deadline."""
@@ -118,21 +119,21 @@ class PatientCalls(TableCalls):
             reserved = await self.pace.turn(name)
             parameters = parameters | {"ReturnConsumedCapacity": "TOTAL"}
         begun = time.monotonic()
-        if self._heard_at is None:
-            self._heard_at = begun
         try:
             answer = await self._transport.call(name, deadline=begun + self._transport.timeout, **parameters)
         except (Unreachable, OutcomeUnknown) as error:
-            if time.monotonic() - self._heard_at > SILENCE:
+            if self._silent_since is None:
+                self._silent_since = begun
+            if time.monotonic() - self._silent_since > SILENCE:
                 raise StoreUnavailable(str(error)) from None
             raise
         except SessionError as error:
-            self._heard_at = time.monotonic()
+            self._silent_since = None
             self.refused += isinstance(error, Refused)
             raise
         finally:
             self.on_answer()
-        self._heard_at = time.monotonic()
+        self._silent_since = None
         if name == "scan":
             self.looked_at += answer.get("ScannedCount", 0)
         if self.pace is not None:
