@@ -19,6 +19,7 @@ COUNTED = {
     "create": "dynamodb_sessions.created",
     "delete": "dynamodb_sessions.ended",
     "revoke_owner": "dynamodb_sessions.ended",
+    "revoke_tenant": "dynamodb_sessions.ended",
     "refused": "dynamodb_sessions.refused",
     "throttled": "dynamodb_sessions.throttled",
 }

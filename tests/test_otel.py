@@ -58,14 +58,18 @@ def metrics() -> Metrics:
 
 
 def login(request: Any) -> None:
-    held(request).bind("acme/alice")
+    held(request).bind("acme/alice", tenant="acme")
 
 
 async def end_others(request: Any) -> None:
     await held(request).info.store.revoke_owner("acme/alice", keep=held(request).info.id)
 
 
-PATHS = by_path(put=put(a=1), look=look, clear=clear, login=login, end_others=end_others)
+async def end_tenant(request: Any) -> None:
+    await held(request).info.store.revoke_tenant("acme", keep=held(request).info.id)
+
+
+PATHS = by_path(put=put(a=1), look=look, clear=clear, login=login, end_others=end_others, end_tenant=end_tenant)
 
 
 async def test_operations_have_the_names_of_the_semantic_conventions(
@@ -103,12 +107,13 @@ def test_the_bounds_are_those_of_the_conventions_and_some_between() -> None:
     assert sorted(BOUNDS) == BOUNDS
 
 
-async def test_sessions_that_were_created_ended_or_refused_are_counted(metrics: Metrics) -> None:
+@pytest.mark.parametrize("end", ["end_others", "end_tenant"])
+async def test_sessions_that_were_created_ended_or_refused_are_counted(metrics: Metrics, end: str) -> None:
     app = an_app(MemoryStore(), PATHS, on_event=metrics.events)
     async with browser(app) as first, browser(app) as second, browser(app) as third:
         for client in (first, second, third):
             await client.get("/login")
-        await first.get("/end_others")
+        await first.get(f"/{end}")
         assert metrics.total("dynamodb_sessions.ended") == 2
         await first.get("/clear")
         for _ in range(3):

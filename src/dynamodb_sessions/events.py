@@ -20,10 +20,10 @@ logger = logging.getLogger("dynamodb_sessions")
 class SessionEvent:
     """One operation on stored sessions, or something else that an operator wants to hear of.
 
-    `name`, of an operation: load, create, update, touch, rotate or delete; list_owner, for each page; revoke_owner,
-    limit_owner, health; of a conversation, the name of the method. `outcome`: "ok"; "absent" if there was no such
-    session to load; "gone" if the session had ended, or been changed, before the operation could have its way;
-    "unhealthy" of a health check; "cancelled"; or the name of the error it raised.
+    `name`, of an operation: load, create, update, touch, rotate or delete; list_owner and list_tenant, for each page;
+    revoke_owner, revoke_tenant, limit_owner, health; of a conversation, the name of the method. `outcome`: "ok";
+    "absent" if there was no such session to load; "gone" if the session had ended, or been changed, before the
+    operation could have its way; "unhealthy" of a health check; "cancelled"; or the name of the error it raised.
 
     What is no operation has a `duration_ms` of 0: `fallback`, memory stands in for DynamoDB; `recovered`, it does not
     any more, told from another thread; `refused`, a request had a session cookie or token that does not verify;
@@ -44,7 +44,7 @@ class SessionEvent:
     table: str | None = None
     """The table's name; None: the store has none."""
     count: int = 1
-    """How many sessions ended by revoke_owner or limit_owner; of everything else, 1."""
+    """How many sessions ended by revoke_owner, revoke_tenant or limit_owner; of everything else, 1."""
     reason: str | None = None
     """Of fallback, recovered and throttled: why, in words, as in the log."""
 

@@ -84,7 +84,7 @@ class OpenTelemetryEvents:
             self._throttled.add(1, {**place, "error.type": event.outcome})
         elif event.outcome == "ok" and event.name == "create":
             self._created.add(1, place)
-        elif event.outcome == "ok" and event.name in ("delete", "revoke_owner"):
+        elif event.outcome == "ok" and event.name in ("delete", "revoke_owner", "revoke_tenant"):
             self._ended.add(event.count, place)
         if event.duration_ms:
             self._record(event, place)

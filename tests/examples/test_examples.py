@@ -152,6 +152,7 @@ EVENTS = [
     SessionEvent("load", "StoreUnavailable", 2.0, 1.0, "01234567", "dynamodb", "sessions"),
     SessionEvent("delete", "gone", 2.0, 1.0, "01234567", "dynamodb", "sessions"),
     SessionEvent("revoke_owner", "ok", 2.0, 1.0, None, "dynamodb", "sessions", 3),
+    SessionEvent("revoke_tenant", "ok", 2.0, 1.0, None, "dynamodb", "sessions", 5),
     SessionEvent("refused", "refused", 0.0, None, None, "dynamodb", "sessions"),
     SessionEvent("throttled", "ThrottlingException", 0.0, None, "01234567", "dynamodb", "sessions"),
     SessionEvent("fallback", "StoreUnavailable", 0.0, None, None, "memory", "sessions"),
