@@ -14,15 +14,16 @@ locals {
 
   replicas = [for replica in var.replicas : merge({ kms_key_arn = null }, replica)]
 
-  alarms = merge({
-    enabled        = false
-    sns_topic_arns = []
-    log_group_name = null
-    throttles      = 0
-    key_throttles  = 0
-    system_errors  = 0
-    conflicts      = 100
-    latency_ms     = 50
-    replication_ms = 60000
-  }, { for name, value in var.alarms : name => value if value != null })
+  # Each by itself: how many alarms there are must be known before the topics are there.
+  alarms = {
+    enabled        = coalesce(try(var.alarms.enabled, null), false)
+    sns_topic_arns = coalesce(try(var.alarms.sns_topic_arns, null), [])
+    log_group_name = try(var.alarms.log_group_name, null)
+    throttles      = coalesce(try(var.alarms.throttles, null), 0)
+    key_throttles  = coalesce(try(var.alarms.key_throttles, null), 0)
+    system_errors  = coalesce(try(var.alarms.system_errors, null), 0)
+    conflicts      = coalesce(try(var.alarms.conflicts, null), 100)
+    latency_ms     = coalesce(try(var.alarms.latency_ms, null), 50)
+    replication_ms = coalesce(try(var.alarms.replication_ms, null), 60000)
+  }
 }

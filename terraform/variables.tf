@@ -125,7 +125,7 @@ variable "resource_policy" {
 
   validation {
     condition     = var.resource_policy == null ? true : can(jsondecode(var.resource_policy).Statement)
-    error_message = "resource_policy must be a policy document in JSON, as jsonencode() or aws_iam_policy_document makes it."
+    error_message = "resource_policy must be a policy document in JSON, as jsonencode() makes it."
   }
 }
 
@@ -236,7 +236,7 @@ variable "alarms" {
   }
 
   validation {
-    condition     = try(alltrue([for arn in try(var.alarms.sns_topic_arns, []) : can(regex("^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:.+$", arn))]), false)
+    condition     = try(alltrue([for arn in coalesce(try(var.alarms.sns_topic_arns, null), []) : can(regex("^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:.+$", arn))]), false)
     error_message = "alarms.sns_topic_arns must be a list of ARNs of SNS topics."
   }
 
@@ -251,7 +251,7 @@ variable "alarms" {
 
   validation {
     condition = try(
-      tobool(try(var.alarms.enabled, false)) || length(try(var.alarms.sns_topic_arns, [])) == 0 && try(var.alarms.log_group_name, null) == null,
+      tobool(coalesce(try(var.alarms.enabled, null), false)) || length(coalesce(try(var.alarms.sns_topic_arns, null), [])) == 0 && try(var.alarms.log_group_name, null) == null,
       false
     )
     error_message = "alarms.enabled must be true where sns_topic_arns or log_group_name is set: nobody would be told anything."

@@ -177,3 +177,16 @@ run "without_index" {
     error_message = "Nor are queries on it."
   }
 }
+
+run "first_apply" {
+  command = plan
+
+  module {
+    source = "./tests/first_apply"
+  }
+
+  assert {
+    condition     = module.sessions.table_name == "sessions"
+    error_message = "What is not known before the apply must not keep it from being planned."
+  }
+}
