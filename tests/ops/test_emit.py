@@ -446,6 +446,8 @@ def test_a_key_of_ones_own_is_used_through_dynamodb_only(partition: str, region:
     arn = f"arn:{partition}:kms:{region}:123456789012:key/one"
     statement = json.loads(iam.render(Target("sessions", region), kms_key=arn))["Statement"][-1]
     assert statement["Resource"] == [arn]
+    in_every_region = json.loads(iam.render(Target("sessions"), kms_key=arn))["Statement"]
+    assert in_every_region[0]["Resource"] == [f"arn:{partition}:dynamodb:*:*:table/sessions"]
     assert statement["Condition"] == {"StringLike": {"kms:ViaService": f"dynamodb.*.{domain}"}}
     (of_module,) = re.findall(r'Action += (\["kms:.*\])', (MODULE / "iam.tf").read_text())
     assert statement["Action"] == json.loads(of_module)

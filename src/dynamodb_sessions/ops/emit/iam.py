@@ -39,13 +39,12 @@ def render(target: Target, *, operator: bool = False, kms_key: str | None = None
     `kms_key` is the ARN of the table's customer managed key, if it has one. Raises ConfigurationError for what is no
     ARN of a key.
     """
-    arn = _arn(target)
+    key = _KEY_ARN.fullmatch(kms_key or "")
+    if kms_key is not None and key is None:
+        raise ConfigurationError("a policy names a key by its ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not its alias")
+    arn = _arn(target, "aws" if key is None else key[1])
     policy = document(target, arn, lambda index: f"{arn}/index/{index}", operator=operator)
-    if kms_key is not None:
-        if not (key := _KEY_ARN.fullmatch(kms_key)):
-            raise ConfigurationError(
-                "a policy names a key by its ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not its alias"
-            )
+    if key is not None:
         policy["Statement"].append(key_statement(kms_key, _DOMAINS.get(key[1], "amazonaws.com")))
     return json.dumps(policy, indent=2) + "\n"
 
@@ -86,9 +85,10 @@ def _allow(sid: str, actions: tuple[str, ...], resources: list[Any], *, service:
     }
 
 
-def _arn(target: Target) -> str:
+def _arn(target: Target, partition: str) -> str:
+    """Return the table's ARN. `partition`: where the region does not tell it."""
     if target.table_name.startswith("arn:"):
         return target.table_name
     region = target.region_name or "*"
-    partition = {"cn": "aws-cn", "us-gov": "aws-us-gov"}.get(region.rsplit("-", 2)[0], "aws")
+    partition = {"cn": "aws-cn", "us-gov": "aws-us-gov"}.get(region.rsplit("-", 2)[0], partition)
     return f"arn:{partition}:dynamodb:{region}:*:table/{target.table_name}"
