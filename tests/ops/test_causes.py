@@ -646,6 +646,16 @@ def test_what_the_apps_variables_say(monkeypatch: pytest.MonkeyPatch, table: str
     assert "frobozz" not in f"{findings}"
 
 
+def test_an_invalid_encryption_key_is_not_taken_for_a_connection_that_fails(
+    monkeypatch: pytest.MonkeyPatch, table: str, endpoint_url: str
+) -> None:
+    monkeypatch.setenv("SESSION_ENCRYPTION_KEY", "frobozz")
+    findings = check(table, endpoint_url)
+    assert wrong(findings) == ["round trip"]
+    assert "SESSION_ENCRYPTION_KEY" in findings["round trip"].detail
+    assert "frobozz" not in f"{findings}"
+
+
 def test_recovery_and_deletion_protection_are_a_line_each(table: str, moto_url: str) -> None:
     findings = check(table, moto_url)
     assert [findings[name].verdict for name in ("recovery", "deletion")] == [Verdict.OPEN, Verdict.OPEN]

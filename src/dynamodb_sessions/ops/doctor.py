@@ -170,7 +170,6 @@ class _Examination:
     def __init__(self, target: Target, transport: Boto3Transport) -> None:
         self._target = target
         self._client = transport.client
-        self._store = DynamoDBStore(target.table_name, client=self._client)
         self._called = ""
         """The address that was called last: it may hold the account's number, which the region's own has not."""
         self._client.meta.events.register("before-send.dynamodb", self._note_address)
@@ -476,6 +475,7 @@ class _Examination:
 
     async def _live_a_life(self) -> dict[str, float]:
         """Create, load, update and delete a session of nobody's. Return how long each took, in seconds."""
+        store = DynamoDBStore(self._target.table_name, client=self._client)
         timings: dict[str, float] = {}
         now = wall_clock()
         record = Record(new_id(), {"visits": "1"}, now, now + _LIFETIME)
@@ -488,13 +488,13 @@ class _Examination:
             return result
 
         try:
-            await timed("create", self._store.create(record, now=now))
-            if await timed("load", self._store.load(record.id, now=now)) != record:
+            await timed("create", store.create(record, now=now))
+            if await timed("load", store.load(record.id, now=now)) != record:
                 raise SessionError("what was stored is not what was loaded")
-            if await timed("update", self._store.update(record, changes, now=now)) is None:
+            if await timed("update", store.update(record, changes, now=now)) is None:
                 raise SessionError("the session that was stored could not be changed")
         finally:
-            await timed("delete", self._store.delete(record.id))
+            await timed("delete", store.delete(record.id))
         return timings
 
 
