@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
@@ -173,6 +173,23 @@ def test_keys_that_a_batch_leaves_out_are_read_later(run: Run, keep: Store, monk
     monkeypatch.setattr(Boto3Transport, "call", half)
     names = [line.split()[0] for line in run("list", "--owner", "acme/alice").splitlines()[1:]]
     assert names == [*map(fingerprint, ids)]
+
+
+@pytest.mark.parametrize("engine", ["moto"], indirect=True)
+def test_a_session_that_the_index_names_twice_is_listed_once(
+    run: Run, keep: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login under an id of one's own moves it to another place in the index, which is read page by page."""
+    record = keep("acme/alice", id="thread-1")
+
+    async def twice(*_: Any) -> AsyncIterator[str]:
+        for session_id in (record.id, record.id):
+            yield session_id
+
+    monkeypatch.setattr(DynamoDBStore, "_ids_of", twice)
+    _, line = run("list", "--owner", "acme/alice").splitlines()
+    assert fingerprint(record.id) in line
+    run("revoke", fingerprint(record.id), "--owner", "acme/alice")
 
 
 def test_list_of_an_owner_is_oldest_first(run: Run, keep: Store) -> None:

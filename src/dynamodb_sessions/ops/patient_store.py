@@ -194,7 +194,8 @@ class OperatorsStore(DynamoDBStore):
 
     async def ids_named(self, party: Party, given: str) -> list[str]:
         """Return those ids that the index has of a party which are this id, or have this name of 8 digits."""
-        return [each async for each in self._ids_of(party) if given in (each, fingerprint(each))]
+        found = [each async for each in self._ids_of(party) if given in (each, fingerprint(each))]
+        return [*dict.fromkeys(found)]
 
     async def end_one_of(self, owner: str, session_id: str) -> bool:
         """End a session if it is the owner's still. Return whether it was."""
@@ -238,6 +239,7 @@ class OperatorsStore(DynamoDBStore):
 
     async def _read_summaries(self, operation: Operation, ids: list[str]) -> list[Summary]:
         """Read up to a hundred sessions, in their order. A role that may not read many at once reads one by one."""
+        ids = [*dict.fromkeys(ids)]  # A BatchGetItem is refused if it names one twice.
         items: list[dict[str, Any]] = []
         if self._may_batch:
             try:
