@@ -28,7 +28,7 @@ from dynamodb_sessions.identifiers import fingerprint, new_id
 from dynamodb_sessions.ops import cli, commands, patient_store
 from dynamodb_sessions.ops.patient_store import OperatorsStore
 from dynamodb_sessions.stores import item_format, table_schema
-from dynamodb_sessions.stores.contract import Record
+from dynamodb_sessions.stores.contract import Changes, Record
 from dynamodb_sessions.stores.reserved_ids import ADOPTED
 from tests.helpers import waiting
 from tests.helpers.proxy import WHOLE, How, Proxy, Step
@@ -380,6 +380,23 @@ def test_revoke_ends_one_session(run: Run, keep: Store, stored: Callable[[], set
     record, other = keep("acme/alice"), keep("acme/alice")
     assert run("revoke", record.id) == f"revoked {fingerprint(record.id)}\n"
     assert stored() == {other.id}
+
+
+@pytest.mark.parametrize("engine", ["moto"], indirect=True)
+def test_a_session_that_moves_while_it_is_revoked_is_ended_where_it_is(
+    run: Run, keep: Store, stored: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, load = keep("acme/alice"), OperatorsStore.load
+    moved = new_id()
+
+    async def load_and_move(store: OperatorsStore, session_id: str, *, now: int) -> Record | None:
+        found = await load(store, session_id, now=now)
+        assert await store.rotate(record, moved, Changes(now + 100), now=now)
+        return found
+
+    monkeypatch.setattr(OperatorsStore, "load", load_and_move)
+    assert run("revoke", record.id) == f"revoked {fingerprint(record.id)}\n"
+    assert moved not in stored()
 
 
 def test_revoke_ends_what_cannot_be_read(

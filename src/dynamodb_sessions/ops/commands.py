@@ -356,11 +356,11 @@ async def _revoke_one(work: Work, session_id: str) -> bool:
     if work.options.owner is not None:
         return await work.store.end_one_of(work.options.owner, session_id)
     try:
-        is_there = await work.store.load(session_id, now=wall_clock()) is not None
+        record = await work.store.load(session_id, now=wall_clock())
     except CorruptRecord:
-        is_there = True
-    await work.store.delete(session_id)
-    return is_there
+        return await work.store.delete(session_id)
+    # With its record it is ended under another id, too, if it has just got one.
+    return await work.store.delete(session_id, record=record) and record is not None
 
 
 def _revoke_all(work: Work) -> int:
