@@ -251,7 +251,7 @@ async def test_messages_expire_one_by_one(converse: Converse, now: Clock) -> Non
     assert await conversation.pop_item() == said("new")
     assert await conversation.pop_item() is None
     assert [found async for found in listed(converse, "acme/alice")] == [
-        Conversation("chat", now.now - 159, now.now - 99)
+        Conversation("chat", now.now - 159, now.now - 99, "acme/alice")
     ]
     now.now += 1
     assert [found async for found in listed(converse, "acme/alice")] == []
