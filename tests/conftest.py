@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import signal
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -205,6 +206,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for place in (package_clock, dynamodb_store, fallback_store, memory_store):
         monkeypatch.setattr(place, "wall_clock", stopped)
     return stopped
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, and let children hear it: whoever runs the tests in the background may have it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 PASSED = "TESTS_PASSED"
