@@ -140,6 +140,7 @@ class DynamoDBSessionMiddleware:
             fallback=fallback_store,
             imports=imports,
             commits=Commits(),
+            answers_at_once=type(store) is MemoryStore,
         )
         self._are_alike = not (self._excluded or self._untouched or self.session_header)
         """Whether all requests have the same setup."""

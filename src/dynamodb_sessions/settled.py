@@ -1,6 +1,7 @@
 """Work that ends as it would have ended, even if whoever waits for it is cancelled meanwhile."""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -27,14 +28,13 @@ async def settled(work: Coroutine[Any, Any, T]) -> T:
 async def _in_task(work: Coroutine[Any, Any, T]) -> T:
     """Shield the work from `Task.cancel` as well, which `asyncio.timeout` uses and anyio's shield lets through."""
     task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError as error:
+        cancelled = error
     while not task.done():
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return task.result()
     if not task.cancelled():
         task.exception()  # Nobody is left to be told.
     raise cancelled

@@ -74,6 +74,8 @@ class Setup(NamedTuple):
     """The cookies that are adopted, if any are."""
     commits: "Commits"
     """Those that are under way."""
+    answers_at_once: bool
+    """Whether the store never waits for anything: then a commit cannot be cancelled half way, and needs no task."""
 
 
 class Commits:
@@ -488,7 +490,8 @@ class RequestCycle:
                 if self._touch.progress is Progress.MADE and not state.is_late:
                     return not state.is_ended
             with self._setup.commits:
-                return await settled(self._store(state, action, now, asked))
+                work = self._store(state, action, now, asked)
+                return await (work if self._setup.answers_at_once else settled(work))
         finally:
             turn.release()
 
