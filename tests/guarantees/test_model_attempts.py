@@ -855,10 +855,11 @@ class ExchangesAgain(DynamoDBStore):
                 return None
             changes = decide(stored)
             assert changes is not None
-            request = self._exchanging(stored, operations, changes, f"exchange:{operation.id}", now)
+            changed = changes.apply(stored)
+            request = self._exchanging(stored, operations, changes, changed, f"exchange:{operation.id}", now)
             with suppress(ConditionFailed, OutcomeUnknown):
                 await self._calls.attempt(operation, "update_item", TableName=self.table_name, **request)
-                return changes.apply(stored)
+                return changed
 
 
 class ForgetsTheProof(DynamoDBStore):

@@ -14,7 +14,7 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from dynamodb_sessions.exceptions import ConfigurationError, SessionError, Sessi
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores import item_format, table_schema, value_format
-from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, MAX_RECORD_SIZE, is_owner
+from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, MAX_RECORD_SIZE, Party, is_owner
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
 
 try:
@@ -183,9 +183,8 @@ class DynamoDBConversation:
             async for message in found:
                 yield message
 
-    @classmethod
-    async def of_owner(
-        cls,
+    @staticmethod
+    def of_owner(
         owner: str,
         table_name: str = "conversations",
         *,
@@ -199,19 +198,11 @@ class DynamoDBConversation:
 
         An owner that no conversation can have has none.
         """
-        check_on_event(on_event)
-        if not is_owner(owner):
-            return
-        place = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
-        observer = Observer(on_event, place, subject="conversation")
-        found = observer.observed_pages("of_owner", None, cls._of_owner(place, owner))
-        async with aclosing(found):
-            async for conversation in found:
-                yield conversation
+        place = partial(_table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        return _observed_of(Party("owner", owner), place, on_event)
 
-    @classmethod
-    async def of_tenant(
-        cls,
+    @staticmethod
+    def of_tenant(
         tenant: str,
         table_name: str = "conversations",
         *,
@@ -225,29 +216,8 @@ class DynamoDBConversation:
 
         Raises ConfigurationError if the table has no index `tenant-index`.
         """
-        check_on_event(on_event)
-        if not is_owner(tenant):
-            return
-        place = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
-        observer = Observer(on_event, place, subject="conversation")
-        found = observer.observed_pages("of_tenant", None, cls._of_tenant(place, tenant))
-        async with aclosing(found):
-            async for conversation in found:
-                yield conversation
-
-    @staticmethod
-    async def _of_owner(place: TableCalls, owner: str) -> AsyncGenerator[Conversation, None]:
-        async with aclosing(_heads(place, ScanIndexForward=False, **table_schema.of_owner(owner))) as found:
-            async for session_id, head in found:
-                if head.owner == owner:
-                    yield _conversation(session_id, head)
-
-    @staticmethod
-    async def _of_tenant(place: TableCalls, tenant: str) -> AsyncGenerator[Conversation, None]:
-        async with aclosing(_heads(place, **table_schema.of_tenant(tenant))) as found:
-            async for session_id, head in found:
-                if head.tenant == tenant:
-                    yield _conversation(session_id, head)
+        place = partial(_table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        return _observed_of(Party("tenant", tenant), place, on_event)
 
     async def _begin_turn(self, made: list[dict[str, Any]], part: list[dict[str, Any]], now: int) -> None:
         """Give all messages of a turn their positions, and store the first part of them."""
@@ -455,19 +425,35 @@ def _table(
     )
 
 
-async def _heads(place: TableCalls, **query: Any) -> AsyncGenerator[tuple[str, Head], None]:
+async def _observed_of(
+    party: Party, make_place: Callable[[], TableCalls], on_event: OnEvent | None
+) -> AsyncGenerator[Conversation, None]:
+    """Yield the conversations of an owner or a tenant, and tell of each page."""
+    check_on_event(on_event)
+    if not is_owner(party.name):
+        return
+    place = make_place()
+    observer = Observer(on_event, place, subject="conversation")
+    found = observer.observed_pages(f"of_{party.kind}", None, _conversations_of(place, party))
+    async with aclosing(found):
+        async for conversation in found:
+            yield conversation
+
+
+async def _conversations_of(place: TableCalls, party: Party) -> AsyncGenerator[Conversation, None]:
     """Yield the live conversations that an index names. It may still name one that is somebody else's by now."""
-    now = wall_clock()
+    now, name = wall_clock(), str(party.name)
+    is_owners = party.kind == "owner"
+    query = table_schema.of_owner(name) | {"ScanIndexForward": False} if is_owners else table_schema.of_tenant(name)
     async with aclosing(place.pages("query", TableName=place.table_name, **query)) as found:
         async for each in found:
-            key = {name: each[name] for name in (table_schema.KEY, table_schema.POSITION)}
+            key = {attribute: each[attribute] for attribute in (table_schema.KEY, table_schema.POSITION)}
             head = await _head(place, place.begin(), key)
-            if head is not None and head.is_live(now):
-                yield key[table_schema.KEY]["S"], head
-
-
-def _conversation(session_id: str, head: Head) -> Conversation:
-    return Conversation(session_id, head.created_at or 0, head.updated_at or 0, head.owner)
+            if head is None or not head.is_live(now):
+                continue
+            if (head.owner if is_owners else head.tenant) == party.name:
+                session_id = key[table_schema.KEY]["S"]
+                yield Conversation(session_id, head.created_at or 0, head.updated_at or 0, head.owner)
 
 
 async def _head(place: TableCalls, operation: Operation, key: dict[str, Any]) -> Head | None:

@@ -259,25 +259,15 @@ class DynamoDBStore:
                     return stored
                 changes = decided
                 left = changes.apply(stored)
-                request = self._exchanging(stored, operations, changes, name, now)
-            failure = StoreUnavailable("the session is changed by too many at once")
-            try:
-                answer = await self._write(operation, left, "update_item", TableName=self.table_name, **request)
-            except ConditionFailed:
-                pass
-            except OutcomeUnknown as error:
-                operation.is_unsettled = True
-                failure = error
-            else:
+                request = self._exchanging(stored, operations, changes, left, name, now)
+            if (changed := await self._change_as_read(operation, left, changes, request)) is not None:
                 self._note_written(now, record.id)
-                return _heard(left, answer, changes)
-            await operation.pause(failure)
+                return changed
 
     def _exchanging(
-        self, stored: Record, operations: Collection[str], changes: Changes, name: str, now: int
+        self, stored: Record, operations: Collection[str], changes: Changes, changed: Record, name: str, now: int
     ) -> dict[str, Any]:
         """Return the UpdateItem that changes what was just read, and leaves a name in it. Raises SessionTooLarge."""
-        changed = changes.apply(stored)
         self._values.check_size(changed, before=stored)
         check_readable(changed)
         if stored.version and len(changes.set) + len(changes.remove) <= _MAX_ENTRIES:
@@ -705,17 +695,25 @@ class DynamoDBStore:
             request = update_expression.replacement(
                 stored, operations, changed, changes, operation.id, now, self._values
             )
-            failure = StoreUnavailable("the session is changed by too many at once")
-            try:
-                answer = await self._write(operation, changed, "update_item", TableName=self.table_name, **request)
-            except ConditionFailed:
-                pass
-            except OutcomeUnknown as error:
-                operation.is_unsettled = True
-                failure = error
-            else:
-                return _heard(changed, answer, changes)
-            await operation.pause(failure)
+            if (heard := await self._change_as_read(operation, changed, changes, request)) is not None:
+                return heard
+
+    async def _change_as_read(
+        self, operation: Operation, changed: Record, changes: Changes, request: dict[str, Any]
+    ) -> Record | None:
+        """Make one attempt that demands what was just read. None, after a pause: it is to be read again."""
+        failure = StoreUnavailable("the session is changed by too many at once")
+        try:
+            answer = await self._write(operation, changed, "update_item", TableName=self.table_name, **request)
+        except ConditionFailed:
+            pass
+        except OutcomeUnknown as error:
+            operation.is_unsettled = True
+            failure = error
+        else:
+            return _heard(changed, answer, changes)
+        await operation.pause(failure)
+        return None
 
     async def _settle_rotation(
         self, operation: Operation, record: Record, new_id: str, now: int, error: OutcomeUnknown

@@ -331,27 +331,26 @@ class FallbackStore:
                 return True
         return await self.primary.delete(session_id, record=record, version=version, bury_until=bury_until)
 
-    async def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+    def list_owner(self, owner: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the owner's sessions, oldest first: those in the primary, if it is in use, and those in memory."""
-        at = wall_clock() if now is None else now
-        is_primary = await self._is_primary()
-        waiting = [record async for record in self._memory.list_owner(owner, now=at)] if self._in_use else []
-        if is_primary:
-            async for record in self.primary.list_owner(owner, now=at):
-                while waiting and waiting[0].created_at <= record.created_at:
-                    yield waiting.pop(0)
-                yield record
-        for record in waiting:
-            yield record
+        return self._list(Party("owner", owner), now)
 
-    async def list_tenant(self, tenant: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
+    def list_tenant(self, tenant: str | None, *, now: int | None = None) -> AsyncIterator[Record]:
         """Yield the tenant's sessions, by owner: those in the primary, if it is in use, and those in memory."""
+        return self._list(Party("tenant", tenant), now)
+
+    async def _list(self, party: Party, now: int | None) -> AsyncIterator[Record]:
+        """Yield the sessions of an owner or a tenant, those of both stores in one order."""
         at = wall_clock() if now is None else now
+
+        def place(record: Record) -> Any:
+            return record.created_at if party.kind == "owner" else str(record.owner)
+
         is_primary = await self._is_primary()
-        waiting = [record async for record in self._memory.list_tenant(tenant, now=at)] if self._in_use else []
+        waiting = [record async for record in _list(self._memory, party, at)] if self._in_use else []
         if is_primary:
-            async for record in self.primary.list_tenant(tenant, now=at):
-                while waiting and str(waiting[0].owner) <= str(record.owner):
+            async for record in _list(self.primary, party, at):
+                while waiting and place(waiting[0]) <= place(record):
                     yield waiting.pop(0)
                 yield record
         for record in waiting:
@@ -548,6 +547,13 @@ class FallbackStore:
                 return
             self._next_complaints[complaint] = now + _COMPLAIN_EVERY
         logger.error(complaint, detail)
+
+
+def _list(store: ProbedStore | MemoryStore, party: Party, now: int) -> AsyncIterator[Record]:
+    """Return the sessions of an owner or a tenant."""
+    if party.kind == "owner":
+        return store.list_owner(party.name, now=now)
+    return store.list_tenant(party.name, now=now)
 
 
 async def _revoke(store: ProbedStore | MemoryStore, party: Party, keep: str | None, now: int | None = None) -> int:
