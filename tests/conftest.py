@@ -98,6 +98,14 @@ def _aws_environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> Iterator[None]:
+    """A machine that runs much else may stand still for seconds: no test fails by that which names no deadline."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DynamoDBStore.__init__.__kwdefaults__, "timeout", 20.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def moto_url() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -72,7 +72,7 @@ def broken(
             BillingMode="PAY_PER_REQUEST",
         )
     if name == "no answer":
-        return DynamoDBStore(table_name, endpoint_url=request.getfixturevalue("hole"))
+        return DynamoDBStore(table_name, endpoint_url=request.getfixturevalue("hole"), timeout=1)
     if name == "refused":
         return DynamoDBStore(table_name, endpoint_url="http://127.0.0.1:1")
     return DynamoDBStore(table_name, endpoint_url=moto_url)
