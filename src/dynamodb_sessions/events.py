@@ -13,7 +13,7 @@ from dynamodb_sessions.identifiers import fingerprint
 
 T = TypeVar("T")
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Observation:
     def __init__(self, observer: Observer, session_id: str | None) -> None:
         self._observer = observer
         self._session_id = session_id
-        self.calls = 0
+        self.calls: int = 0
         """How many calls of DynamoDB it took so far, each with all its attempts."""
         self.units: list[float] = []
         """The capacity units that it has consumed so far."""

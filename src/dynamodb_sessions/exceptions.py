@@ -20,7 +20,7 @@ class SessionTooLarge(SessionError):
     def __init__(self, size: int, limit: int, keys: Sequence[str]) -> None:
         self.size = size
         self.limit = limit
-        self.keys = tuple(keys)
+        self.keys: tuple[str, ...] = tuple(keys)
         largest = ", ".join(ascii(key) for key in self.keys)
         super().__init__(f"the session is {size:,} bytes, the limit is {limit:,}; its largest keys: {largest}")
 

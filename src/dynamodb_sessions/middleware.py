@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dynamodb_sessions.stores.fallback import FallbackStore
     from dynamodb_sessions.web.starlette_cookie_import import StarletteCookie
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 SameSite = Literal["lax", "strict", "none"]
 Options = ParamSpec("Options")
@@ -128,7 +128,7 @@ class DynamoDBSessionMiddleware:
         kept = observed(self.store, on_event)
         if on_event is not None:
             _tell_of_refused(kept.observer, cookie, self.session_header, imports)
-        self.setup = Setup(
+        self.setup: Setup = Setup(
             cookie=cookie,
             carrier=cookie,
             vary=b"Cookie" if session_header is None else f"Cookie, {session_header}".encode(),

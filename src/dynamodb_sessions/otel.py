@@ -11,10 +11,10 @@ from dynamodb_sessions.events import SessionEvent
 
 try:
     from opentelemetry import metrics
-except ImportError as missing:
+except ImportError as _missing:
     raise ImportError(
-        f"dynamodb_sessions.otel takes OpenTelemetry's API ({missing}): pip install 'dynamodb-sessions[otel]'"
-    ) from missing
+        f"dynamodb_sessions.otel takes OpenTelemetry's API ({_missing}): pip install 'dynamodb-sessions[otel]'"
+    ) from _missing
 
 BOUNDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 """Seconds. Those that the conventions want (1, 5, 10, 50, 100, 500 ms, 1, 5, 10 s), and some between: DynamoDB answers

@@ -10,7 +10,7 @@ from starlette.datastructures import Secret
 from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.exceptions import ConfigurationError
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 MIN_KEY_SIZE = 32
 """Bytes below which a key draws a warning: what 256 bits take at the least."""

@@ -38,12 +38,12 @@ from dynamodb_sessions.stores.reserved_ids import PROBE_ID
 try:
     from agents.memory import SessionSettings
     from agents.memory.session_settings import resolve_session_limit
-except ImportError as missing:
+except ImportError as _missing:
     raise ImportError(
-        f"dynamodb_sessions.agents takes the OpenAI Agents SDK ({missing}): pip install 'dynamodb-sessions[agents]'"
-    ) from missing
+        f"dynamodb_sessions.agents takes the OpenAI Agents SDK ({_missing}): pip install 'dynamodb-sessions[agents]'"
+    ) from _missing
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 MAX_TRANSACTION_ITEMS = 100
 MAX_TRANSACTION_SIZE = 4_000_000

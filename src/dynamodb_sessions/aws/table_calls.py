@@ -47,8 +47,8 @@ class Operation:
     __slots__ = ("_id", "_least", "_pauses", "deadline", "is_unsettled")
 
     def __init__(self, timeout: float) -> None:
-        self.deadline = time.monotonic() + timeout
-        self.is_unsettled = False
+        self.deadline: float = time.monotonic() + timeout
+        self.is_unsettled: bool = False
         """Whether an attempt of it may have been applied, or be applied yet. Until that is known, nobody is told what
         became of the operation, but by its deadline."""
         self._id: str | None = None
@@ -101,8 +101,8 @@ class TableCalls:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT:
             raise ConfigurationError(f"timeout={timeout!r} must be a positive number of seconds, at most an hour")
         self.table_name = table_name
-        self.mode = "dynamodb"
-        self.mode_reason = "not asked yet"
+        self.mode: str = "dynamodb"
+        self.mode_reason: str = "not asked yet"
         self.probe_error: SessionError | None = None
         self._probe_key = probe_key
         self._create = create

@@ -87,9 +87,9 @@ class PatientCalls(TableCalls):
         self.pace: Pace | None = None
         self.on_answer: Callable[[], object] = lambda: None
         """Called after every attempt."""
-        self.looked_at = 0
+        self.looked_at: int = 0
         """How many items Scans have looked at."""
-        self.refused = 0
+        self.refused: int = 0
         """How many attempts were throttled."""
         self._silent_since: float | None = None
         """When the first of the attempts began that have had no answer; None: the last one has had one."""
@@ -156,9 +156,9 @@ class OperatorsStore(DynamoDBStore):
             self.calls.pace = Pace(rate)
         self.named: set[str] = set()
         """The ids that the index has named of an owner whose sessions are being ended."""
-        self.ended = 0
+        self.ended: int = 0
         """How many of them have been ended."""
-        self.settled = 0
+        self.settled: int = 0
         """How many of them have been ended, or had ended before."""
         self._may_batch = True
 

@@ -33,7 +33,7 @@ from dynamodb_sessions.stores.contract import BURIED_SECONDS, Changes, Decide, O
 
 T = TypeVar("T")
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 _JOINS = 10
 """How often a session is created, or joined, before others are left to it."""

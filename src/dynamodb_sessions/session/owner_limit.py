@@ -5,7 +5,7 @@ import logging
 from dynamodb_sessions.exceptions import ConfigurationError, StoreUnavailable
 from dynamodb_sessions.stores.contract import OwnerStore, Record
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 
 async def limit_owner(owners: OwnerStore, record: Record, maximum: int) -> None:

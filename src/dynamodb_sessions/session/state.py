@@ -21,7 +21,7 @@ from dynamodb_sessions.stores.contract import OwnerStore, Record
 if TYPE_CHECKING:
     from dynamodb_sessions.session.session import Session
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 T = TypeVar("T")
 
@@ -165,18 +165,19 @@ class SessionState:
         backing: Backing | None = None,
     ) -> None:
         self.record = record
-        self.fixed_id = self._new_id = fixed_id
+        self.fixed_id: str | None = fixed_id
+        self._new_id = fixed_id
         self.presented_id = presented_id
-        self.backing = backing
-        self.use = _UNUSED
-        self.response = _TO_COME
+        self.backing: Backing | None = backing
+        self.use: Use = _UNUSED
+        self.response: Response = _TO_COME
         self.asked: Asked = NOTHING_ASKED
         self.tracking: Tracking | None = None
         """Which keys may have changed: all that a commit has to compare. None: none."""
         self.on_use: Callable[[], None] | None = None
         """Called once, in whichever thread, when the session is first used."""
         self.standing = _NEW if record is None else _STORED
-        self.stored_version = 0 if record is None else record.version
+        self.stored_version: int = 0 if record is None else record.version
         """The version that the last commit left."""
         if moved:
             self.standing = Standing.MOVED

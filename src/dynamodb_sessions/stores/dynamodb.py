@@ -42,7 +42,7 @@ from dynamodb_sessions.stores.contract import (
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID, revocation_of
 from dynamodb_sessions.stores.value_format import ValueFormat, check_readable
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 _MAX_ENTRIES = 100  # An expression holds 4 KB, some 250 entries; emulators give up before that.
 _MAX_WRITTEN = 1024
@@ -92,7 +92,7 @@ class DynamoDBStore:
     ) -> None:
         if consistent_read not in (True, False):
             raise ConfigurationError(f"consistent_read={consistent_read!r} must be True or False")
-        self.table_name = settings.table_name(table_name)
+        self.table_name: str = settings.table_name(table_name)
         self._calls = self._calls_type(
             self.table_name,
             probe_key=item_format.key(PROBE_ID),

@@ -42,7 +42,7 @@ from dynamodb_sessions.stores.memory import MemoryStore
 K = TypeVar("K")
 T = TypeVar("T")
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 _PROBE_TIMEOUT = 4.0
 _FIRST_PAUSE = 1.0

@@ -25,7 +25,7 @@ class ObservedStore:
 
     def __init__(self, store: SessionStore, on_event: OnEvent | None) -> None:
         self._store = store
-        self.observer = Observer(on_event, store)
+        self.observer: Observer = Observer(on_event, store)
 
     async def load(
         self,

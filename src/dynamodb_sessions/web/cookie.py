@@ -47,7 +47,7 @@ class _Signed:
     """Signs what says which session is meant, and verifies it. Keys are newest first: the first signs, all verify."""
 
     def __init__(self, keys: Sequence[str], *, header: str) -> None:
-        self.header = header.encode()
+        self.header: bytes = header.encode()
         """The header that tells the client."""
         self._signers = [_signer(key) for key in keys]
         self.on_refused: Callable[[], object] | None = None
@@ -121,7 +121,7 @@ class SessionCookie(_Signed):
         super().__init__(keys, header="set-cookie")
         self.name = name
         self._name = name.encode()
-        self.https_only = True if why_secure else https_only
+        self.https_only: bool | None = True if why_secure else https_only
         # A browser sends the same cookies with all its requests, a page's at once.
         self._read_again = functools.lru_cache(_REMEMBERED)(self._read)
         self._attributes = f"; Path={path}"

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from dynamodb_sessions.exceptions import ConfigurationError
 from dynamodb_sessions.web.responses import fail
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 
 def is_built_for_a_message() -> bool:

@@ -42,7 +42,7 @@ class OverlappedTouch:
     __slots__ = ("failure", "progress")
 
     def __init__(self) -> None:
-        self.progress = Progress.AWAITED
+        self.progress: Progress = Progress.AWAITED
         self.failure: Exception | None = None
 
     async def run(

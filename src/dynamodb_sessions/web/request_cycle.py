@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 _POLL_SECONDS = 0.01
 _TURNS = 10

@@ -26,7 +26,7 @@ from dynamodb_sessions.stores.contract import Record, SessionStore
 from dynamodb_sessions.stores.reserved_ids import ADOPTED
 from dynamodb_sessions.web.cookie import MAX_CANDIDATES, check_name, cookies_of, values_of
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 MAX_AGE = BROWSER_SESSION_AGE
 """Seconds since it was signed for which a cookie is adopted: Starlette's own default of `max_age`."""

@@ -45,12 +45,12 @@ def render(target: Target) -> str:
 
 _WARM = [{"Fn::Not": [{"Fn::Equals": [{"Ref": name}, 0]}]} for name in ("WarmReadUnits", "WarmWriteUnits")]
 
-CONDITIONS = {
+CONDITIONS: dict[str, Any] = {
     "HasKey": {"Fn::Not": [{"Fn::Equals": [{"Ref": "KmsKeyArn"}, ""]}]},
     "IsWarm": {"Fn::And": _WARM},
 }
 
-RULES = {
+RULES: dict[str, Any] = {
     "WarmUnits": {
         "RuleCondition": {"Fn::Or": _WARM},
         "Assertions": [
