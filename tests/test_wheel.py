@@ -1,9 +1,10 @@
 """The package as pip installs it: built from this tree, alone in an environment with what it depends on at run time."""
 
+import re
 import subprocess
 import venv
 import zipfile
-from email import message_from_bytes
+from email import message_from_string
 from email.message import Message
 from pathlib import Path
 
@@ -101,6 +102,19 @@ def test_it_tells_its_licence_and_its_dependencies(wheel: Path) -> None:
     assert {"starlette", "itsdangerous", "boto3"} == {line.split("<")[0].split(">")[0].strip() for line in required}
 
 
+def test_it_tells_where_the_project_is(wheel: Path) -> None:
+    """Where the package is shown, no link of README.md is relative; where the code is, all of them are."""
+    metadata = read_metadata(wheel)
+    urls = dict(line.split(", ") for line in metadata.get_all("Project-URL", []))
+    shown, readme = metadata.get_payload(), (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert isinstance(shown, str)
+    link = re.compile(r'(?:\]\(|src="|href=")([^)"]*)')
+    kept = re.compile(rf"{urls['Source']}/(?:blob|raw)/v{metadata['Version']}/")
+    assert [link for link in link.findall(shown) if not link.startswith(("https://", "#"))] == []
+    # Nothing else is changed.
+    assert kept.sub("", shown) == readme
+
+
 def test_it_keeps_a_session_without_any_extra(folder: Path, installed: Path) -> None:
     """Warnings are errors: whoever installs it should not meet ours."""
     assert run(installed, "-W", "error", "-c", ROUND_TRIP, cwd=folder).split() == ["1", "2", "1"]
@@ -116,4 +130,4 @@ def test_its_dependencies_agree_and_bring_no_extra(folder: Path, installed: Path
 def read_metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        return message_from_bytes(archive.read(name))
+        return message_from_string(archive.read(name).decode())
