@@ -101,8 +101,9 @@ def _aws_environment() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _patience() -> Iterator[None]:
     """A machine that runs much else may stand still for seconds: no test fails by that which names no deadline."""
+    defaults = DynamoDBStore.__init__.__kwdefaults__ or {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DynamoDBStore.__init__.__kwdefaults__, "timeout", 20.0)
+        patch.setitem(defaults, "timeout", 20.0)
         yield
 
 
