@@ -2,18 +2,18 @@
 
 import argparse
 import contextlib
-import logging
 import os
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dynamodb_sessions import DynamoDBStore
 from examples.duel_arena.app import create_app
+from examples.duel_arena.emulator import Emulator
 
 try:
     import uvicorn
@@ -38,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # SIGTERM ends it as Ctrl-C does: the emulator is stopped, and the exit status is 0.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         key = secret_key()
-        store, backend = stack.enter_context(_dynamodb(options))
+        emulator = None if options.aws or os.environ.get(ENDPOINT) else Emulator()
+        if emulator:
+            stack.callback(emulator.stop)
+        store, backend = _dynamodb(options, emulator)
         _announce(listener, store, backend)
-        app = create_app(store, key, closing=lambda: server.should_exit)
+        app = create_app(store, key, closing=lambda: server.should_exit, emulator=emulator)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE)
         )
@@ -78,20 +81,18 @@ def _listen(host: str, port: int) -> socket.socket:
         sys.exit(f"Cannot listen on {host}:{port}: {why}. Choose another place with --host and --port.")
 
 
-@contextlib.contextmanager
-def _dynamodb(options: argparse.Namespace) -> Iterator[tuple[DynamoDBStore, str]]:
-    """Give the store, and where it is in words."""
+def _dynamodb(options: argparse.Namespace, emulator: Emulator | None) -> tuple[DynamoDBStore, str]:
+    """Return the store, and where it is in words."""
+    if emulator:
+        backend = f"an emulated DynamoDB at {emulator.url}: logins last as long as this process"
+        return _emulated(options.table, emulator.url), backend
     if options.aws:
         os.environ.pop(ENDPOINT, None)  # A store would look there.
-    endpoint_url = os.environ.get(ENDPOINT) or None
-    if options.aws or (endpoint_url and _is_aws(endpoint_url)):
-        store = DynamoDBStore(options.table, create_table=options.create_table)
-        yield store, f"DynamoDB in AWS, table {options.table}"
-    elif endpoint_url:
-        yield _emulated(options.table, endpoint_url), f"DynamoDB at {endpoint_url}, table {options.table}"
-    else:
-        with _embedded() as url:
-            yield _emulated(options.table, url), f"an emulated DynamoDB at {url}: logins last as long as this process"
+    endpoint_url = os.environ.get(ENDPOINT)
+    if endpoint_url and not _is_aws(endpoint_url):
+        return _emulated(options.table, endpoint_url), f"DynamoDB at {endpoint_url}, table {options.table}"
+    store = DynamoDBStore(options.table, create_table=options.create_table)
+    return store, f"DynamoDB in AWS, table {options.table}"
 
 
 def _is_aws(url: str) -> bool:
@@ -104,23 +105,6 @@ def _emulated(table: str, endpoint_url: str) -> DynamoDBStore:
     os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "arena")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or REGION
     return DynamoDBStore(table, region_name=region, endpoint_url=endpoint_url, create_table=True)
-
-
-@contextlib.contextmanager
-def _embedded() -> Iterator[str]:
-    """Run moto's server on a free port of this machine."""
-    try:
-        from moto.server import ThreadedMotoServer  # noqa: PLC0415 - slow to import, and only needed here
-    except ModuleNotFoundError:
-        sys.exit("The emulator is moto: pip install 'dynamodb-sessions[demo]'")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # It would log every call.
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
 
 
 def secret_key() -> str | None:

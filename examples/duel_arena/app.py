@@ -1,7 +1,8 @@
 """The arena's ASGI app. Everything it knows about a player is in `request.session`.
 
-The session holds `player`, `score` and, for each duel, `duel:<id>` and `answers:<id>`: keys of their own,
-because sessions are saved key by key. An answer that ends while a vote comes in does not undo the vote.
+The session holds `player`, `score`, `cheers:red` and `cheers:blue` and, for each duel, `duel:<id>` and `answers:<id>`:
+keys of their own, because sessions are saved key by key. An answer that ends while a vote comes in does not undo the
+vote, and two cheers of the same moment both count.
 
 Every session that is bound to the player's name is a device of theirs. There is no password: this is a game, and
 whoever says that they are Ada sees Ada's devices, and can end them.
@@ -11,11 +12,13 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
+from anyio import sleep
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -37,6 +40,7 @@ from examples.duel_arena import contenders
 from examples.duel_arena.bodies import json_body, line_of_text
 from examples.duel_arena.browsers import browser_of
 from examples.duel_arena.calls import CountCalls, late_calls, watch
+from examples.duel_arena.emulator import Emulator
 
 STATIC = Path(__file__).parent / "static"
 
@@ -46,8 +50,14 @@ PACE = 0.115
 MAX_AGE = 3600
 """Seconds until a session that nobody looks at is over."""
 
+REMEMBERED = 30 * 86_400
+"""The same, for who asked to be remembered."""
+
 TOUCH_AFTER = 30
 """Seconds by which the time a device was last seen may be off: each write of an expiry costs."""
+
+CHEER = 4
+"""How many words' time a cheer takes."""
 
 MAX_NAME = 40
 MAX_QUESTION = 140
@@ -62,10 +72,12 @@ def create_app(
     *,
     pace: float = PACE,
     closing: Callable[[], bool] = lambda: False,
+    emulator: Emulator | None = None,
 ) -> Starlette:
     """Return the app. Only `/api` has sessions: the page costs no DynamoDB call, and loads while DynamoDB is away.
 
     `pace` is seconds per word; once `closing` says so, the contenders fall silent in the middle of a sentence.
+    `emulator` is what the page may stop and start; None: DynamoDB is not the demo's own.
     """
     arena = Arena(store, pace, closing)
     with contextlib.suppress(ConfigurationError):  # Without a client there is nothing to count, and memory takes over.
@@ -82,10 +94,14 @@ def create_app(
         max_sessions_per_owner=MAX_DEVICES,
     )
     api.add_middleware(CountCalls, late=arena.late)
-    return Starlette(
-        routes=[Route("/", _page), Mount("/api", api), Mount("/static", StaticFiles(directory=STATIC))],
-        middleware=[Middleware(BrowserRules)],
-    )
+    routes = [
+        Route("/", _page),
+        # Without a session, for it must work while DynamoDB is away.
+        Route("/api/emulator", _switch_of(emulator), methods=["GET", "POST"]),
+        Mount("/api", api),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(BrowserRules)])
 
 
 class Arena:
@@ -107,6 +123,7 @@ class Arena:
             Route("/devices", self.devices),
             Route("/devices/end", self.end_device, methods=["POST"]),
             Route("/devices/end-others", self.end_others, methods=["POST"]),
+            Route("/cheers", self.cheer, methods=["POST"]),
             Route("/duels", self.start, methods=["POST"]),
             Route("/duels/{id}/answers", self.answer, methods=["POST"]),
             Route("/duels/{id}/vote", self.vote, methods=["POST"]),
@@ -127,6 +144,7 @@ class Arena:
                 "session": None if info.is_new else info.fingerprint,
                 "size": 0 if info.is_new else len(json.dumps(session, ensure_ascii=False).encode()),
                 "expires_in": info.expires_in,
+                "lifetime": info.max_age or MAX_AGE,
                 "late": [
                     {"path": calls.path, "operations": calls.operations, "at": calls.at}
                     for calls in self.late
@@ -136,11 +154,14 @@ class Arena:
         )
 
     async def sign_in(self, request: Request) -> Response:
-        name = line_of_text(await json_body(request), "name", "Your name", MAX_NAME)
+        body = await json_body(request)
+        name = line_of_text(body, "name", "Your name", MAX_NAME)
         session = session_of(request)
         session.clear()
         session.update(player=name, score=dict.fromkeys(contenders.CONTENDERS, 0))
         session.bind(name, label=browser_of(request.headers.get("user-agent", "")))
+        if body.get("remember") is True:
+            session.set_max_age(REMEMBERED)
         return JSONResponse(_state(session))
 
     async def sign_out(self, request: Request) -> Response:
@@ -170,6 +191,15 @@ class Arena:
         session = _player(request)
         await devices.end_others(session)
         return await _show_devices(session)
+
+    async def cheer(self, request: Request) -> Response:
+        """Count a cheer, some time after the session was read: two at once have both read it before either is saved."""
+        body = await json_body(request)
+        session = _player(request)
+        corner, read = _corner(body), _cheers(session)
+        await sleep(CHEER * self.pace)
+        session[f"cheers:{corner}"] = read[corner] + 1
+        return JSONResponse({"read": read})
 
     async def start(self, request: Request) -> Response:
         body = await json_body(request)
@@ -210,9 +240,7 @@ class Arena:
     async def vote(self, request: Request) -> Response:
         body = await json_body(request)
         session, name = _duel(request)
-        corner = body.get("corner")
-        if corner not in contenders.CONTENDERS:
-            raise HTTPException(422, "Vote for the red corner or for the blue one.")
+        corner = _corner(body)
         if session[f"duel:{name}"]["vote"] is not None:
             raise HTTPException(409, "You have voted on this duel already.")
         # Deep inside, and saved all the same: what counts is what the session holds, not how it got there.
@@ -233,6 +261,25 @@ async def _say(_: Request, error: Exception) -> Response:
 async def _say_why(_: Request, error: Exception) -> Response:
     """An index that is missing, or that may not be asked: the arena goes on without it."""
     return JSONResponse({"error": str(error)}, 503)
+
+
+def _switch_of(emulator: Emulator | None) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint that stops and starts the emulator, and tells whether it runs; None: there is none."""
+
+    async def switch(request: Request) -> Response:
+        if request.method == "POST" and emulator:
+            body = await json_body(request)
+            await run_in_threadpool(emulator.start if body.get("running") else emulator.stop)
+        return JSONResponse({"running": emulator and emulator.is_running})
+
+    return switch
+
+
+def _corner(body: dict[str, Any]) -> str:
+    corner = body.get("corner")
+    if corner not in ("red", "blue"):
+        raise HTTPException(422, "It is the red corner or the blue one.")
+    return str(corner)
 
 
 def _player(request: Request) -> Session:
@@ -274,6 +321,7 @@ def _state(session: Session) -> dict[str, Any]:
     return {
         "player": session.get("player"),
         "score": session.get("score"),
+        "cheers": _cheers(session),
         "duels": [_shown(session, name) for name in reversed(_names(session))],
         "topics": [{"id": topic.id, "question": topic.question} for topic in contenders.TOPICS.values()],
         "contenders": {
@@ -282,6 +330,10 @@ def _state(session: Session) -> dict[str, Any]:
         },
         "limits": {"name": MAX_NAME, "question": MAX_QUESTION, "duels": MAX_DUELS, "devices": MAX_DEVICES},
     }
+
+
+def _cheers(session: Session) -> dict[str, int]:
+    return {corner: session.get(f"cheers:{corner}", 0) for corner in contenders.CONTENDERS}
 
 
 def _shown(session: Session, name: str) -> dict[str, Any]:

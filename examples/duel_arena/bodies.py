@@ -36,8 +36,9 @@ def line_of_text(body: dict[str, Any], key: str, what: str, longest: int) -> str
     text = " ".join(value.split()) if isinstance(value, str) else ""
     if not any(character.isprintable() and not character.isspace() for character in text):
         raise HTTPException(422, f"{what} is empty.")
-    if len(text) > longest:
-        raise HTTPException(422, f"{what} is too long: {longest} characters at most, and this has {len(text)}.")
+    length = len(text.encode("utf-16-le", "surrogatepass")) // 2  # As a browser counts for `maxlength`.
+    if length > longest:
+        raise HTTPException(422, f"{what} is too long: {longest} characters at most, and this has {length}.")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
         raise HTTPException(422, f"{what} has characters in it that cannot be shown.")
     return text

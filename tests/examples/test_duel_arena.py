@@ -12,18 +12,23 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
+import boto3
 import httpx
 import pytest
 
 from dynamodb_sessions import DynamoDBStore
+from examples.duel_arena import app as arena_app
 from examples.duel_arena import contenders
 from examples.duel_arena.__main__ import main, secret_key
-from examples.duel_arena.app import MAX_DEVICES, MAX_DUELS, STATIC, TOUCH_AFTER, create_app
+from examples.duel_arena.app import MAX_AGE, MAX_DEVICES, MAX_DUELS, REMEMBERED, STATIC, TOUCH_AFTER, create_app
 from examples.duel_arena.browsers import browser_of
 from examples.duel_arena.calls import HEADER
+from examples.duel_arena.emulator import Emulator
 from tests.conftest import KEY
 
 ROOT = Path(__file__).parent.parent.parent
@@ -55,6 +60,11 @@ class Arena:
 @pytest.fixture
 def arena(table_name: str, dynamodb: Any) -> Arena:
     return Arena(table_name, dynamodb)
+
+
+@pytest.fixture
+def emulator_url(emulator: Emulator) -> str:
+    return emulator.url
 
 
 async def post(browser: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:
@@ -152,6 +162,86 @@ async def test_a_vote_while_they_still_speak_is_kept(arena: Arena) -> None:
         state = await get(other, "/arena")
         assert voted[0].status_code == 200
         assert ("red", said) == (state["duels"][0]["vote"], state["duels"][0]["answers"])
+
+
+async def test_who_asks_to_be_remembered_stays_for_30_days(arena: Arena) -> None:
+    async with arena.browser() as browser:
+        for remember, seconds in ((True, REMEMBERED), (False, MAX_AGE), ("yes", MAX_AGE)):
+            signed_in = await post(browser, "/sign-in", name="Ada", remember=remember)
+            assert f"Max-Age={seconds}" in signed_in.headers["Set-Cookie"]
+            panel = await get(browser, "/panel")
+            assert panel["lifetime"] == seconds
+            assert panel["expires_in"] in range(seconds - 10, seconds + 1)
+
+
+@pytest.mark.parametrize("engine", ["the demo's own", "local"])
+async def test_two_cheers_of_the_same_moment_both_count(
+    engine: str, table_name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request has read the session before the other saves it."""
+    url = request.getfixturevalue("dynamodb_local_url" if engine == "local" else "emulator_url")
+    both_have_read, reading = anyio.Event(), []
+
+    async def wait_for_the_other(_: float) -> None:
+        reading.append(1)
+        if len(reading) == 2:
+            both_have_read.set()
+        await both_have_read.wait()
+
+    arena = Arena(table_name, boto3.client("dynamodb", endpoint_url=url, region_name="us-east-1"))
+    async with arena.browser() as browser:
+        await post(browser, "/sign-in", name="Ada")
+        monkeypatch.setattr(arena_app, "sleep", wait_for_the_other)
+        async with anyio.create_task_group() as requests:
+            for corner in ("red", "blue"):
+                requests.start_soon(partial(post, browser, "/cheers", corner=corner))
+        assert (await get(browser, "/arena"))["cheers"] == {"red": 1, "blue": 1}
+
+
+async def test_when_dynamodb_goes_away_requests_are_refused_and_nothing_is_lost(
+    emulator: Emulator, table_name: str
+) -> None:
+    arena = Arena(table_name, boto3.client("dynamodb", endpoint_url=emulator.url, region_name="us-east-1"))
+    async with arena.browser(emulator=emulator) as browser:
+
+        async def switch(running: bool) -> None:
+            for _ in range(2):  # To press it twice is to press it once.
+                assert (await post(browser, "/emulator", running=running)).json() == {"running": running}
+            assert await get(browser, "/emulator") == {"running": running}
+
+        await post(browser, "/sign-in", name="Ada")
+        duel = await start(browser, topic="tabs")
+        before, cookies = await get(browser, "/arena"), dict(browser.cookies)
+
+        await switch(running=False)
+        refused = [
+            await browser.get("/api/arena"),
+            await browser.get("/api/panel"),
+            await post(browser, f"/duels/{duel}/vote", corner="red"),
+            await post(browser, "/sign-out"),
+        ]
+        assert [response.status_code for response in refused] == [503] * len(refused)
+        assert (await browser.get("/")).status_code == 200
+        assert dict(browser.cookies) == cookies
+
+        await switch(running=True)
+        with anyio.fail_after(20):
+            while (await browser.get("/api/panel")).status_code == 503:
+                """The breaker lets nobody ask, for a second at most."""
+        assert await get(browser, "/arena") == before
+
+
+async def test_only_a_dynamodb_of_the_demos_own_can_be_stopped(arena: Arena) -> None:
+    async with arena.browser() as browser:
+        assert await get(browser, "/emulator") == {"running": None}
+        assert (await post(browser, "/emulator", running=False)).json() == {"running": None}
+        assert (await browser.get("/api/panel")).status_code == 200
+
+
+async def test_another_sites_form_cannot_stop_it(emulator: Emulator, arena: Arena) -> None:
+    async with arena.browser(emulator=emulator) as browser:
+        assert (await browser.post("/api/emulator", data={"running": ""})).status_code == 415
+        assert await get(browser, "/emulator") == {"running": True}
 
 
 async def test_the_panel_shows_what_the_middleware_does(arena: Arena) -> None:
@@ -354,6 +444,7 @@ async def test_every_answer_says_which_calls_it_took(arena: Arena) -> None:
         (None, "empty"),
         (["Ada"], "empty"),
         ("x" * 41, "too long"),
+        ("🐈" * 21, "too long"),  # As a browser counts them.
         ("Ada\u0000", "cannot be shown"),
         ("Ada\ud800", "cannot be shown"),
     ],
@@ -366,7 +457,9 @@ async def test_a_name_that_is_none_is_refused(arena: Arena, name: object, why: s
         assert arena.items == []
 
 
-@pytest.mark.parametrize("name", ["x" * 40, "Łukasz", "👩‍💻", "<script>alert(1)</script>", "O'Brien & Söhne"])
+@pytest.mark.parametrize(
+    "name", ["x" * 40, "🐈" * 20, "Łukasz", "👩‍💻", "<script>alert(1)</script>", "O'Brien & Söhne"]
+)
 async def test_any_other_name_is_taken_as_it_is(arena: Arena, name: str) -> None:
     async with arena.browser() as browser:
         await post(browser, "/sign-in", name=name)
@@ -398,7 +491,7 @@ async def test_only_json_from_its_own_page_is_taken(arena: Arena) -> None:
 
 async def test_who_has_not_signed_in_cannot_play(arena: Arena) -> None:
     async with arena.browser() as browser:
-        for path in ("/duels", "/duels/0/answers", "/duels/0/vote", "/new-id", "/devices/end", "/devices/end-others"):
+        for path in ("/cheers", "/duels", "/duels/0/answers", "/duels/0/vote", "/new-id", "/devices/end"):
             refused = await post(browser, path, topic="tabs")
             assert (refused.status_code, refused.json()["error"]) == (401, "Sign in first.")
         assert (await browser.get("/api/devices")).status_code == 401
@@ -410,7 +503,9 @@ async def test_what_does_not_exist_is_refused(arena: Arena) -> None:
         await post(browser, "/sign-in", name="Ada")
         duel = await start(browser, topic="tabs")
         assert (await post(browser, "/duels/0/answers")).status_code == 404
-        assert (await post(browser, f"/duels/{duel}/vote", corner="green")).status_code == 422
+        for corner in ("green", None, ["red"]):
+            assert (await post(browser, f"/duels/{duel}/vote", corner=corner)).status_code == 422
+            assert (await post(browser, "/cheers", corner=corner)).status_code == 422
         assert (await post(browser, "/duels", topic="tariffs")).status_code == 422
         assert (await post(browser, "/duels", question="?" * 141)).status_code == 422
 

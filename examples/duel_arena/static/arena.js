@@ -2,8 +2,11 @@
 
 const $ = (id) => document.getElementById(id);
 const corners = ["red", "blue"];
-const MAX_REQUESTS = 5;
+const fields = ["name", "question"];
+const DAY = 86_400;
+const MAX_REQUESTS = 6;
 const PANEL_EVERY = 10_000;
+const PANEL_AGAIN = 1_000; // While DynamoDB is away.
 const DEVICES_EVERY = 2_000;
 const ACTIVE = 45; // Seconds a device was not seen for, at most, that is in use: what its pages ask for counts.
 
@@ -12,6 +15,7 @@ let current = null; // The duel on stage.
 let busy = false;
 let stream = null; // What stops the duel that is being spoken.
 let alertIsThePanels = false;
+let nextPanel;
 
 /* Talking to the server. */
 
@@ -45,15 +49,15 @@ const post = async (path, body, options) => (await ask("POST", path, body, optio
 
 // Runs what a person asked for; if it cannot be done now, offers to do it again.
 async function attempt(action, { field } = {}) {
-  if (busy) return;
-  setBusy(true);
+  if (busy) return; // Buttons stay enabled meanwhile: a disabled one would lose the focus.
+  busy = true;
   try {
     await action();
     hideAlert();
   } catch (trouble) {
     await explain(trouble, () => attempt(action, { field }), field);
   } finally {
-    setBusy(false);
+    busy = false;
   }
   await Promise.all([showPanel(), lookForDevices()]);
 }
@@ -101,17 +105,11 @@ function forgive(field) {
   $(`${field}-error`).textContent = "";
 }
 
-function setBusy(value) {
-  busy = value;
-  for (const button of document.querySelectorAll("button")) button.disabled = value;
-  // The answers belong to the id under which they were asked for: no new one until they are saved.
-  $("new-id").disabled ||= document.body.dataset.phase === "speaking";
-}
-
 /* What is on stage. */
 
 async function load() {
   state = await get("/arena");
+  for (const field of fields) $(field).maxLength = state.limits[field];
   const latest = state.duels[0];
   // A duel that was begun and never heard, or heard and never judged, comes back to the stage.
   show(state.player && latest && !latest.vote ? latest : null);
@@ -136,7 +134,7 @@ function show(duel) {
     $(`${corner}-motto`).textContent = state.contenders[corner].motto;
     $(`${corner}-speech`).textContent = duel?.answers?.[corner] ?? "";
   }
-  $("who").hidden = !state.player;
+  $("who").hidden = $("trials").hidden = !state.player;
   $("player").textContent = state.player ?? "";
   if (!state.player) showDevices([]);
   $("asked").textContent = duel?.question ?? "";
@@ -154,7 +152,8 @@ function enter(phase) {
   $("hear").hidden = phase !== "waiting";
   $("next").hidden = !["waiting", "voting", "voted"].includes(phase);
   $("actions").hidden = !isDuel;
-  $("new-id").disabled = busy || phase === "speaking";
+  // The answers belong to the id under which they were asked for: no new one until they are saved.
+  $("new-id").disabled = phase === "speaking";
   $("next").classList.toggle("bright", phase === "voted");
   for (const corner of corners) {
     const card = $(corner);
@@ -305,6 +304,7 @@ async function vote(corner) {
   state.duels = state.duels.map((duel) => (duel.id === answer.duel.id ? answer.duel : duel));
   current = answer.duel;
   enter("voted");
+  $("next").focus({ preventScroll: true }); // The button that was pressed is gone.
   const score = $(`${corner}-score`).parentElement;
   score.classList.remove("bumped");
   requestAnimationFrame(() => score.classList.add("bumped"));
@@ -325,13 +325,14 @@ async function lookForDevices() {
     if (!(trouble instanceof Trouble)) throw trouble;
     if (busy || state !== asked) return;
     if (trouble.status === 401) await lookAgain().then(showPanel, () => {});
-    else $("devices-poll").textContent = "The list cannot be read just now.";
+    else $("devices-hint").textContent = "The list cannot be read just now.";
   }
 }
 
 // Touches only what is different, so that a button under the finger stays there, and only a newcomer makes an entrance.
 function showDevices(devices) {
   $("devices-panel").hidden = devices.length === 0;
+  $("devices-count").textContent = devices.length;
   $("devices-hint").textContent =
     {
       1: "Sign in under the same name in another browser, and watch it appear here.",
@@ -392,20 +393,18 @@ function minutes(seconds) {
 /* Behind the curtain. */
 
 const requests = [];
-let polls = 0;
+const polls = { "/api/panel": 0, "/api/devices": 0 }; // How often the page has looked by itself.
 let left = null; // Seconds to expiry, counted down between polls.
 
 function note(method, path, label, calls, status) {
-  const operations = calls === null ? null : calls.split(", ").filter(Boolean);
-  if (path === "/api/devices") {
-    $("devices-poll").textContent = `Looked up every ${DEVICES_EVERY / 1000} seconds: ${counted(operations).join(", ")}.`;
+  const operations = calls?.split(", ").filter(Boolean);
+  if (path in polls) {
+    polls[path] += 1;
+    const [session, devices] = Object.values(polls);
+    $("polls").textContent = `Not listed: what the page asks by itself, ${session}\u00a0× for this panel and ${devices}\u00a0× for the devices.`;
     return;
   }
-  if (path === "/api/panel") {
-    polls += 1;
-    $("own-poll").textContent = `This panel itself: ${counted(operations).join(", ")}, asked ${polls === 1 ? "once" : `${polls} times`}.`;
-    return;
-  }
+  if (path === "/api/emulator") return;
   requests.unshift({ method, path, label, operations, status, late: [], at: Date.now() / 1000 });
   requests.length = Math.min(requests.length, MAX_REQUESTS);
   showRequests();
@@ -439,13 +438,18 @@ function counted(operations) {
 }
 
 async function showPanel() {
+  clearTimeout(nextPanel);
+  nextPanel = setTimeout(showPanel, PANEL_EVERY);
+  if (document.hidden) return;
   let panel;
   try {
-    panel = await get("/panel");
+    [panel] = await Promise.all([get("/panel"), showSwitch()]);
   } catch (trouble) {
+    clearTimeout(nextPanel);
+    nextPanel = setTimeout(showPanel, PANEL_AGAIN);
     $("lamp").className = "lamp away";
-    $("mode").textContent = trouble.status === 503 ? "DynamoDB is out of reach" : "No answer";
-    $("reason").textContent = trouble.status === 503 ? "Requests are refused until it is back" : "";
+    $("mode").textContent = trouble.status === 503 ? "DynamoDB is away" : "No answer";
+    $("reason").textContent = trouble.status === 503 ? "requests are refused until it is back" : "";
     if ($("alert").hidden) {
       await explain(trouble, () => attempt(state ? () => get("/panel") : load));
       alertIsThePanels = true;
@@ -456,8 +460,9 @@ async function showPanel() {
   $("lamp").className = `lamp ${panel.mode}`;
   $("mode").textContent = panel.mode === "dynamodb" ? "DynamoDB" : "Memory";
   $("reason").textContent = panel.reason;
-  $("fingerprint").textContent = panel.session ?? "none";
+  $("fingerprint").textContent = panel.session ? `${panel.session}…` : "none";
   $("size").textContent = panel.session ? `${panel.size.toLocaleString("en")} bytes` : "–";
+  $("lifetime").max = panel.lifetime;
   left = panel.expires_in;
   showExpiry();
   for (const { path, operations, at } of panel.late) {
@@ -470,9 +475,21 @@ async function showPanel() {
 }
 
 function showExpiry() {
-  const shown = left === null ? "–" : `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
-  $("expires").textContent = shown;
+  $("expires").textContent = left === null ? "–" : left >= DAY ? `${Math.round(left / DAY)} days` : hours(left);
   $("lifetime").value = left ?? 0;
+}
+
+function hours(seconds) {
+  const clock = new Date(seconds * 1000).toISOString().slice(11, 19);
+  return clock.replace(/^00:/, "");
+}
+
+// Only the demo's own DynamoDB can be stopped.
+async function showSwitch(asked = get("/emulator")) {
+  const { running } = await asked;
+  $("outage").hidden = running === null;
+  $("switch").textContent = running ? "Stop DynamoDB" : "Start DynamoDB";
+  $("switch").value = running ? "" : "start";
 }
 
 function element(tag, classes, text) {
@@ -488,7 +505,7 @@ $("sign-in").onsubmit = (event) => {
   event.preventDefault();
   attempt(
     async () => {
-      state = await post("/sign-in", { name: $("name").value });
+      state = await post("/sign-in", { name: $("name").value, remember: $("remember").checked });
       forgive("name");
       show(null);
       $("picker").querySelector("h1").focus();
@@ -502,9 +519,9 @@ $("own").onsubmit = (event) => {
   attempt(() => start({ question: $("question").value }), { field: "question" });
 };
 
-for (const field of ["name", "question"]) $(field).oninput = () => forgive(field);
+for (const field of fields) $(field).oninput = () => forgive(field);
 for (const button of document.querySelectorAll(".vote")) {
-  button.onclick = () => attempt(() => vote(button.dataset.corner).then(() => $("next").focus({ preventScroll: true })));
+  button.onclick = () => attempt(() => vote(button.dataset.corner));
 }
 
 $("hear").onclick = () => hear(current);
@@ -517,6 +534,15 @@ $("new-id").onclick = () =>
   attempt(async () => {
     state = await post("/new-id");
   });
+// Each request reads the session, and then takes a while: both have read it before either saves.
+$("cheer").onclick = () =>
+  attempt(async () => {
+    const said = await Promise.all(corners.map((corner) => post("/cheers", { corner }, { label: `/cheers ${corner}` })));
+    const { cheers } = await get("/arena");
+    const [one, other, kept] = [said[0].read, said[1].read, cheers].map(({ red, blue }) => `${red}\u00a0:\u00a0${blue}`);
+    $("cheered").textContent = `One request read ${one} cheers, the other ${other}. Kept are ${kept}.`;
+  });
+$("switch").onclick = () => attempt(() => showSwitch(post("/emulator", { running: $("switch").value === "start" })));
 $("end-others").onclick = () => attempt(() => end("/devices/end-others"));
 $("sign-out").onclick = () =>
   attempt(async () => {
@@ -530,9 +556,6 @@ setInterval(() => {
   if (left !== null && left > 0) left -= 1;
   showExpiry();
 }, 1000);
-setInterval(() => {
-  if (!document.hidden) showPanel();
-}, PANEL_EVERY);
 setInterval(() => {
   if (!document.hidden) lookForDevices();
 }, DEVICES_EVERY);

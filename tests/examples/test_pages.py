@@ -1,0 +1,304 @@
+"""The demos' pages in a real browser: what a person sees of them, by day and by night, at a desk and on a phone."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import BrowserContext, Page, expect
+
+from dynamodb_sessions import DynamoDBStore
+from examples.duel_arena.app import MAX_NAME, MAX_QUESTION, create_app
+from examples.duel_arena.emulator import Emulator
+from tests.conftest import KEY
+from tests.helpers.sites import Site
+
+PROJECT = Path(__file__).parent.parent.parent
+NewContext = Callable[..., BrowserContext]
+
+DESK = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+
+
+class Look:
+    """One page as one person sees it, and what is wrong with it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def is_fine(self) -> None:
+        """Assert that nothing scrolls sideways, that axe has no serious finding, and that the console is silent."""
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        found = Axe().run(self.page).response
+        serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+        assert serious == [], json.dumps(serious, indent=1)
+        assert self.errors == []
+
+
+@pytest.fixture(params=["light at a desk", "dark at a desk", "light on a phone", "dark on a phone"])
+def look(request: pytest.FixtureRequest, new_context: NewContext) -> Look:
+    scheme, place = str(request.param).split(maxsplit=1)
+    window = new_context(color_scheme=scheme, viewport=PHONE if place == "on a phone" else DESK)
+    return Look(window.new_page())
+
+
+@pytest.fixture
+def desk(new_context: NewContext) -> Page:
+    return new_context(viewport=DESK).new_page()
+
+
+def test_a_look_finds_what_is_wrong(new_context: NewContext) -> None:
+    """Else the others would prove nothing."""
+    look = Look(new_context(viewport=PHONE).new_page())
+    look.page.set_content('<title>Page</title><html lang="en"><input>')
+    with pytest.raises(AssertionError, match="label"):
+        look.is_fine()
+    look.page.set_content('<title>Page</title><html lang="en"><p style="width: 400px">Wide')
+    with pytest.raises(AssertionError):
+        look.is_fine()
+    look.page.set_content('<title>Page</title><html lang="en"><script>nothing()</script>')
+    with pytest.raises(AssertionError, match="nothing"):
+        look.is_fine()
+
+
+# The arena.
+
+
+@pytest.fixture
+def arena(site: Site, table_name: str, dynamodb: Any) -> str:
+    store = DynamoDBStore(table_name, client=dynamodb, create_table=True)
+    assert store.probe()
+    site.app = create_app(store, KEY, pace=0)
+    return site.url("/", "localhost", "http")
+
+
+@pytest.fixture
+def own_arena(site: Site, table_name: str, emulator: Emulator) -> str:
+    """The arena as it is when it is started without options: its DynamoDB can be stopped."""
+    store = DynamoDBStore(table_name, endpoint_url=emulator.url, create_table=True)
+    assert store.probe()
+    site.app = create_app(store, KEY, pace=0, emulator=emulator)
+    return site.url("/", "localhost", "http")
+
+
+def enter(context: BrowserContext, arena: str, name: str = "Ada") -> Page:
+    """Sign in, and unfold the devices."""
+    page = context.new_page()
+    page.goto(arena)
+    page.get_by_label("Your name").fill(name)
+    page.get_by_role("button", name="Enter the arena").click()
+    page.locator("summary", has_text="Your devices").click()
+    expect(devices(page).first).to_contain_text("here")
+    return page
+
+
+def devices(page: Page) -> Any:
+    return page.locator("#devices > li")
+
+
+def test_ending_all_others_signs_the_other_browser_out_before_its_users_eyes(
+    new_context: Callable[[], BrowserContext], arena: str
+) -> None:
+    one = enter(new_context(), arena)
+    expect(devices(one)).to_have_count(1)
+    other = enter(new_context(), arena)
+    stranger = enter(new_context(), arena, "Eve")
+    for page in (one, other):
+        expect(devices(page)).to_have_count(2)
+        expect(devices(page).last).to_contain_text(
+            re.compile(r"Chrome on \w+\s*Active now\s*(End)?\s*[0-9a-f]{16} since ")
+        )
+
+    one.get_by_role("button", name="End all others").click()
+    expect(devices(one)).to_have_count(1)
+    expect(other.get_by_role("alert")).to_contain_text("You were signed out.")
+    expect(other.get_by_label("Your name")).to_be_visible()
+    expect(other.locator("#devices-panel")).to_be_hidden()
+
+    one.reload()
+    expect(devices(one)).to_have_count(1)
+    expect(one.locator("#player")).to_have_text("Ada")
+    expect(stranger.locator("#player")).to_have_text("Eve")
+
+    other.get_by_role("button", name="Enter the arena").click()
+    expect(devices(one)).to_have_count(2)
+    expect(other.get_by_role("alert")).to_be_hidden()
+
+
+def test_each_browser_sees_both_devices_and_one_ends_the_other(
+    new_context: Callable[[], BrowserContext], arena: str
+) -> None:
+    one, other = enter(new_context(), arena), enter(new_context(), arena)
+    for page in (one, other):
+        expect(devices(page)).to_have_count(2)
+        expect(devices(page).first).to_contain_text("here")
+        expect(devices(page).last.get_by_role("button", name="End")).to_be_visible()
+    handles = [sorted(devices(page).locator(".mono").all_inner_texts()) for page in (one, other)]
+    assert handles[0] == handles[1]
+    devices(one).last.get_by_role("button", name="End").click()
+    expect(devices(one)).to_have_count(1)
+    expect(other.get_by_role("alert")).to_contain_text("You were signed out.")
+    expect(one.locator("#player")).to_have_text("Ada")
+
+
+def test_one_device_is_ended_and_the_others_stay(new_context: Callable[[], BrowserContext], arena: str) -> None:
+    one, other, another = (enter(new_context(), arena) for _ in range(3))
+    expect(devices(one)).to_have_count(3)
+    name = other.locator("#devices .mono").first.inner_text()
+    devices(one).filter(has_text=name).get_by_role("button", name="End").click()
+    for page in (one, another):
+        expect(devices(page)).to_have_count(2)
+        expect(page.get_by_text(name)).to_have_count(0)
+    expect(other.get_by_role("alert")).to_contain_text("You were signed out.")
+
+
+def test_two_tabs_of_one_browser_follow_each_other(context: BrowserContext, arena: str) -> None:
+    one = enter(context, arena)
+    other = context.new_page()
+    other.goto(arena)
+    other.locator("summary", has_text="Your devices").click()
+    expect(devices(other)).to_have_count(1)
+    handle = devices(other).locator(".mono").inner_text()
+    fingerprint = one.locator("#fingerprint")
+    before = fingerprint.inner_text()
+    one.get_by_role("button", name="New id").click()
+    expect(fingerprint).not_to_have_text(before)
+    with other.expect_response("**/api/devices"):
+        """Once it has looked again, too."""
+    expect(devices(other)).to_have_text([re.compile(handle)])
+    expect(other.get_by_role("alert")).to_be_hidden()
+    one.evaluate(
+        """() => fetch("/api/sign-in", {
+            method: "POST", headers: {"Content-Type": "application/json"}, body: '{"name": "Eve"}'
+        })"""
+    )
+    for page in (one, other):
+        expect(page.locator("#player")).to_have_text("Eve")
+    one.get_by_role("button", name="Sign out").click()
+    expect(other.get_by_label("Your name")).to_be_visible()
+    assert context.cookies() == []
+
+
+def sign_in(page: Page, arena: str) -> None:
+    page.goto(arena)
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_role("button", name="Enter the arena").click()
+
+
+def duel(page: Page) -> None:
+    """Begin one. It is heard to the end when one can vote."""
+    page.get_by_role("button", name="Tabs or spaces?").click()
+    expect(page.get_by_role("button", name="Fathom takes it")).to_be_visible()
+
+
+def test_nothing_is_wrong_with_the_arena_from_the_entrance_to_the_verdict(own_arena: str, look: Look) -> None:
+    page = look.page
+    page.goto(own_arena)
+    expect(page.get_by_label("Your name")).to_be_visible()
+    look.is_fine()
+    page.get_by_role("button", name="Enter the arena").click()
+    expect(page.get_by_text("Your name is empty.")).to_be_visible()
+    expect(page.get_by_label("Your name")).to_be_focused()
+    look.errors.clear()  # A browser calls it an error that a name was refused.
+    look.is_fine()
+    sign_in(page, own_arena)
+    duel(page)
+    look.is_fine()
+    page.get_by_role("button", name="Fathom takes it").click()
+    expect(page.locator("#blue-verdict")).to_be_visible()
+    expect(page.locator("#blue-score")).to_have_text("1")
+    page.get_by_role("button", name="Another duel").click()
+    page.locator("#duels summary").click()
+    page.locator("summary", has_text="Your devices").click()
+    look.is_fine()
+
+
+def test_the_calls_of_each_request_are_in_view_without_scrolling(desk: Page, arena: str) -> None:
+    sign_in(desk, arena)
+    duel(desk)
+    desk.get_by_role("button", name="Fathom takes it").click()
+    requests = desk.get_by_label("Requests, the latest first").get_by_role("listitem")
+    expect(requests.first).to_have_text(re.compile(r"POST /duels/…/vote\s*GetItem\s*UpdateItem"))
+    expect(requests.filter(has_text="answers")).to_contain_text("UpdateItem after the headers")
+    for request in requests.all():
+        box = request.bounding_box()
+        assert box
+        assert 0 <= box["y"] <= box["y"] + box["height"] <= DESK["height"]
+
+
+def test_the_focus_stays_with_who_plays_by_keyboard(desk: Page, arena: str) -> None:
+    sign_in(desk, arena)
+    expect(desk.get_by_role("heading", name="What shall they fight about?")).to_be_focused()
+    desk.get_by_role("button", name="New id").focus()
+    before = desk.locator("#fingerprint").inner_text()
+    desk.keyboard.press("Enter")
+    expect(desk.locator("#fingerprint")).not_to_have_text(before)
+    expect(desk.get_by_role("button", name="New id")).to_be_focused()
+    duel(desk)
+    desk.get_by_role("button", name="Cinder takes it").focus()
+    desk.keyboard.press("Enter")
+    expect(desk.locator("#red-verdict")).to_be_visible()
+    expect(desk.get_by_role("button", name="Another duel")).to_be_focused()
+
+
+def test_what_is_typed_is_no_longer_than_the_server_takes(desk: Page, arena: str) -> None:
+    desk.goto(arena)
+    desk.get_by_label("Your name").press_sequentially("🐈" * MAX_NAME)
+    desk.get_by_role("button", name="Enter the arena").click()
+    expect(desk.locator("#player")).to_have_text("🐈" * (MAX_NAME // 2))
+    desk.get_by_label("Or a question of your own").press_sequentially("?" * (MAX_QUESTION + 1))
+    desk.get_by_role("button", name="Start the duel").click()
+    expect(desk.locator("#asked")).to_have_text("?" * MAX_QUESTION)
+
+
+def test_who_asks_to_be_remembered_sees_for_how_long(desk: Page, arena: str) -> None:
+    sign_in(desk, arena)
+    expect(desk.locator("#expires")).to_have_text(re.compile(r"^(59:\d\d|1:00:00)$"))
+    desk.get_by_role("button", name="Sign out").click()
+    desk.get_by_label("Remember me for 30 days").check()
+    sign_in_again = desk.get_by_label("Your name")
+    sign_in_again.fill("Ada")
+    sign_in_again.press("Enter")
+    expect(desk.locator("#expires")).to_have_text("30 days")
+
+
+def test_two_changes_of_the_same_moment_both_stay(desk: Page, own_arena: str) -> None:
+    sign_in(desk, own_arena)
+    for count in (1, 2):
+        desk.get_by_role("button", name="Two at once").click()
+        expect(desk.locator("#cheered")).to_contain_text(f"Kept are {count}\u00a0:\u00a0{count}.")
+
+
+def test_one_can_stop_dynamodb_and_start_it_and_nothing_is_lost(own_arena: str, look: Look) -> None:
+    page = look.page
+    sign_in(page, own_arena)
+    duel(page)
+    page.get_by_role("button", name="Stop DynamoDB").click()
+    expect(page.locator("#mode")).to_have_text("DynamoDB is away")
+    expect(page.get_by_role("alert")).to_contain_text("Nothing is lost")
+    page.get_by_role("button", name="Cinder takes it").click()
+    expect(page.get_by_label("Requests, the latest first")).to_contain_text("POST /duels/…/vote, 503")
+    assert look.errors
+    assert all("503" in error for error in look.errors)
+    look.errors.clear()
+    page.evaluate("document.getAnimations().forEach((each) => each.finish())")
+    page.reload()
+    expect(page.get_by_role("heading", name="The doors are still closed.")).to_be_visible()
+    page.get_by_role("button", name="Start DynamoDB").click()
+    expect(page.locator("#mode")).to_have_text("DynamoDB")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.locator("#player")).to_have_text("Ada")
+    page.get_by_role("button", name="Cinder takes it").click()
+    expect(page.locator("#red-score")).to_have_text("1")
+
+
+def test_a_dynamodb_that_is_not_the_demos_own_cannot_be_stopped(desk: Page, arena: str) -> None:
+    sign_in(desk, arena)
+    expect(desk.locator("#mode")).to_have_text("DynamoDB")
+    expect(desk.locator("#switch")).to_be_hidden()
