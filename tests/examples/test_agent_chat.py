@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from dynamodb_sessions import DynamoDBStore
 from dynamodb_sessions.agents import DynamoDBConversation
+from examples.agent_chat import app as chat_app
 from examples.agent_chat.app import create_app
 from examples.agent_chat.scripted import ScriptedModel
 from tests.conftest import KEY
@@ -94,7 +95,45 @@ async def test_it_is_nobody_elses(start: Start) -> None:
         await say(ada, "A secret.")
         assert await history(bob) == []
         await ada.post("/logout")
-        assert (await ada.get("/history")).status_code == 401
+        assert (await ada.get("/history")).json() == {"user": None, "messages": []}
+        assert (await ada.get("/conversations")).status_code == 401
+
+
+async def listed(client: httpx.AsyncClient) -> dict[str, str]:
+    """Return the ids of the user's conversations by title, as they are listed."""
+    return {each["title"]: each["id"] for each in (await client.get("/conversations")).raise_for_status().json()}
+
+
+async def test_it_lists_ones_conversations_and_opens_the_earlier_ones(start: Start) -> None:
+    app = start()
+    async with browser(app) as ada, browser(app) as bob:
+        for client, name in ((ada, "Ada"), (bob, "Bob")):
+            await client.post("/login", json={"name": name})
+        assert await listed(ada) == {}
+        await say(ada, "My cat is Bob.")
+        await ada.post("/new")
+        await say(ada, "Another matter.")
+        conversations = await listed(ada)
+        assert conversations.keys() == {"Another matter.", "My cat is Bob."}
+
+        assert (await ada.post("/open", json={"id": conversations["My cat is Bob."]})).status_code == 200
+        assert (await history(ada))[0] == "My cat is Bob."
+        assert "My cat is Bob." in await say(ada, "What was that?")
+
+        assert await listed(bob) == {}
+        for conversation in [*conversations.values(), "", "no such id"]:
+            assert (await bob.post("/open", json={"id": conversation})).status_code == 404
+        assert await history(bob) == []
+
+
+async def test_it_lists_the_latest_conversations_only(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_app, "LISTED", 2)
+    async with browser(start()) as client:
+        await client.post("/login", json={"name": "Ada"})
+        for text in ("One.", "Two.", "Three."):
+            await say(client, text)
+            await client.post("/new")
+        assert len(await listed(client)) == 2
 
 
 async def test_what_tools_said_is_not_shown(start: Start, table_name: str, endpoint_url: str) -> None:

@@ -1,9 +1,11 @@
 """The demos' pages in a real browser: what a person sees of them, by day and by night, at a desk and on a phone."""
 
+import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,10 +13,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
 from dynamodb_sessions import DynamoDBStore
+from examples.agent_chat.app import create_app as create_chat
+from examples.agent_chat.scripted import ScriptedModel
 from examples.duel_arena.app import MAX_NAME, MAX_QUESTION, create_app
 from examples.duel_arena.emulator import Emulator
 from tests.conftest import KEY
-from tests.helpers.sites import Site
+from tests.helpers.sites import PATIENCE, Site
 
 PROJECT = Path(__file__).parent.parent.parent
 NewContext = Callable[..., BrowserContext]
@@ -302,3 +306,122 @@ def test_a_dynamodb_that_is_not_the_demos_own_cannot_be_stopped(desk: Page, aren
     sign_in(desk, arena)
     expect(desk.locator("#mode")).to_have_text("DynamoDB")
     expect(desk.locator("#switch")).to_be_hidden()
+
+
+# The agent chat.
+
+
+@pytest.fixture
+def chat_with(site: Site, table_name: str, moto_url: str) -> Callable[[ScriptedModel], str]:
+    """Return a function that serves the chat with a model, and returns its address."""
+    place: dict[str, Any] = {"endpoint_url": moto_url, "create_table": True}
+
+    def serve(model: ScriptedModel) -> str:
+        store = DynamoDBStore(table_name, **place)
+        site.app = create_chat(store, model, secret_key=KEY, table_name=f"{table_name}-c", **place)
+        return site.url("/page", "localhost", "http")
+
+    return serve
+
+
+@pytest.fixture
+def chat(chat_with: Callable[[ScriptedModel], str]) -> str:
+    return chat_with(ScriptedModel())
+
+
+def log_in(page: Page, chat: str, name: str = "Ada") -> None:
+    page.goto(chat)
+    page.get_by_label("Your name").fill(name)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_label("Your message")).to_be_focused()
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_label("Your message").fill(text)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("log").locator("p").last).to_contain_text(f"You said: {text}")
+    expect(page.get_by_role("log")).to_have_attribute("aria-busy", "false")
+
+
+def test_nothing_is_wrong_with_the_chat_from_login_to_logout(look: Look, chat: str) -> None:
+    page = look.page
+    page.goto(chat)
+    expect(page.get_by_label("Your name")).to_be_focused()
+    look.is_fine()
+    log_in(page, chat)
+    expect(page.get_by_label("Your name")).to_be_hidden()
+    look.is_fine()
+    say(page, "My cat is " + "very " * 50 + "old, and its name is " + "B" * 200)
+    look.is_fine()
+    expect(page.get_by_label("Your message")).to_be_focused()
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("Your name")).to_be_focused()
+    expect(page.get_by_label("Your message")).to_be_hidden()
+    expect(page.locator("#messages")).to_be_empty()
+    look.is_fine()
+
+
+class Pausing(ScriptedModel):
+    """Says nothing more after the word "then" until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = Event()
+
+    async def stream_response(self, *args: Any, **options: Any) -> AsyncIterator[Any]:
+        async for event in super().stream_response(*args, **options):
+            yield event
+            if getattr(event, "delta", "").strip() == "then":
+                await asyncio.to_thread(self.go_on.wait, PATIENCE)
+
+
+def test_the_chat_scrolls_with_the_answer_but_not_away_from_who_reads_above(
+    chat_with: Callable[[ScriptedModel], str], new_context: NewContext
+) -> None:
+    model, page = Pausing(), new_context(viewport=PHONE).new_page()
+    log_in(page, chat_with(model))
+    log, message = page.get_by_role("log"), page.get_by_label("Your message")
+    below = "log => log.scrollHeight - log.scrollTop - log.clientHeight"
+    say(page, "One. " * 100)
+    assert log.evaluate(below) < 2
+    message.fill("Two, then three. " * 20)
+    page.keyboard.press("Enter")
+    expect(log.locator("p").last).to_have_text(re.compile("You said: Two, then$"))
+    assert log.evaluate(below) < 2
+    log.evaluate("log => { log.scrollTop = 10 }")
+    model.go_on.set()
+    expect(log).to_have_attribute("aria-busy", "false")
+    assert log.evaluate("log => log.scrollTop") == 10
+    # The form stays where it is, below.
+    expect(message).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+
+def test_the_chat_lists_conversations_and_opens_them(desk: Page, chat: str) -> None:
+    log_in(desk, chat)
+    listed, log = desk.locator("#conversations").get_by_role("button"), desk.get_by_role("log")
+    expect(listed).to_have_count(0)
+    say(desk, "My cat is Bob.")
+    expect(listed).to_have_text(["My cat is Bob."])
+    desk.get_by_role("button", name="New conversation").click()
+    expect(log).to_be_empty()
+    expect(desk.get_by_label("Your message")).to_be_focused()
+    say(desk, "Another matter.")
+    expect(listed).to_have_count(2)
+    expect(desk.locator("#conversations [aria-current]")).to_have_text("Another matter.")
+    listed.filter(has_text="Bob").click()
+    expect(log.locator("p").first).to_have_text("You: My cat is Bob.")
+    expect(desk.locator("#conversations [aria-current]")).to_have_text("My cat is Bob.")
+
+
+def test_the_chat_keeps_what_was_typed_when_it_cannot_be_sent(desk: Page, chat: str) -> None:
+    log_in(desk, chat)
+    desk.route("**/chat", lambda route: route.fulfill(status=503))
+    desk.get_by_label("Your message").fill("My cat is Bob.")
+    desk.keyboard.press("Enter")
+    expect(desk.get_by_role("alert")).to_contain_text("That did not work")
+    expect(desk.get_by_label("Your message")).to_have_value("My cat is Bob.")
+    desk.unroute("**/chat")
+    desk.keyboard.press("Enter")
+    expect(desk.get_by_role("log").locator("p").last).to_contain_text("You said: My cat is Bob.")
+    expect(desk.get_by_role("alert")).to_be_hidden()
