@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from threading import Event
@@ -10,6 +13,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
 from dynamodb_sessions import DynamoDBStore
@@ -425,3 +429,25 @@ def test_the_chat_keeps_what_was_typed_when_it_cannot_be_sent(desk: Page, chat: 
     desk.keyboard.press("Enter")
     expect(desk.get_by_role("log").locator("p").last).to_contain_text("You said: My cat is Bob.")
     expect(desk.get_by_role("alert")).to_be_hidden()
+
+
+# The pictures.
+
+SCREENSHOTS = PROJECT / "docs" / "screenshots.py"
+IMAGES = PROJECT / "docs" / "images"
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_the_pictures_can_be_taken_again_and_are_small(tmp_path: Path, chromium_path: str) -> None:
+    """They are shown by README, which everybody loads."""
+    environment = os.environ | {"CHROMIUM": chromium_path, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, SCREENSHOTS, tmp_path], env=environment, check=True)
+    taken = {path.name: size_of(path) for path in tmp_path.iterdir()}
+    assert taken == {"arena-light.png": (1280, 800), "arena-dark.png": (1280, 800), "agent-chat.png": (1000, 640)}
+    assert taken == {name: size_of(IMAGES / name) for name in taken}
+    for folder in (tmp_path, IMAGES):
+        assert all((folder / name).stat().st_size < 150_000 for name in taken)
