@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from threading import Event
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
 from dynamodb_sessions import DynamoDBStore
+from examples import chat as chat_room
+from examples import sign_out_warning
 from examples.agent_chat.app import create_app as create_chat
 from examples.agent_chat.scripted import ScriptedModel
 from examples.duel_arena.app import MAX_NAME, MAX_QUESTION, create_app
@@ -235,9 +238,7 @@ def test_the_calls_of_each_request_are_in_view_without_scrolling(desk: Page, are
     expect(requests.first).to_have_text(re.compile(r"POST /duels/…/vote\s*GetItem\s*UpdateItem"))
     expect(requests.filter(has_text="answers")).to_contain_text("UpdateItem after the headers")
     for request in requests.all():
-        box = request.bounding_box()
-        assert box
-        assert 0 <= box["y"] <= box["y"] + box["height"] <= DESK["height"]
+        expect(request).to_be_in_viewport(ratio=1)
 
 
 def test_the_focus_stays_with_who_plays_by_keyboard(desk: Page, arena: str) -> None:
@@ -429,6 +430,19 @@ def test_the_chat_keeps_what_was_typed_when_it_cannot_be_sent(desk: Page, chat: 
     desk.keyboard.press("Enter")
     expect(desk.get_by_role("log").locator("p").last).to_contain_text("You said: My cat is Bob.")
     expect(desk.get_by_role("alert")).to_be_hidden()
+
+
+# The pages of the small examples.
+
+
+@pytest.mark.parametrize("example", [chat_room, sign_out_warning])
+def test_nothing_is_wrong_with_the_page_of_a_small_example(
+    site: Site, look: Look, example: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
+    site.app = example.app
+    look.page.goto(site.url("/", "localhost", "http"))
+    look.is_fine()
 
 
 # The pictures.

@@ -405,29 +405,29 @@ function note(method, path, label, calls, status) {
     return;
   }
   if (path === "/api/emulator") return;
-  requests.unshift({ method, path, label, operations, status, late: [], at: Date.now() / 1000 });
-  requests.length = Math.min(requests.length, MAX_REQUESTS);
-  showRequests();
+  const chips = element("span", "chips");
+  for (const what of counted(operations)) chips.append(element("span", operations?.length ? "chip" : "chip none", what));
+  const item = element("li");
+  item.append(element("span", "", `${method} ${label}${status >= 400 ? `, ${status}` : ""}`), chips);
+  $("requests").prepend(item);
+  requests.unshift({ path, chips, isLate: false, at: Date.now() / 1000 });
+  if (requests.length > MAX_REQUESTS) {
+    requests.pop();
+    $("requests").lastChild.remove();
+  }
+  $("no-requests").hidden = true;
 }
 
-function showRequests() {
-  $("no-requests").hidden = requests.length > 0;
-  $("requests").replaceChildren(
-    ...requests.map(({ method, label, operations, status, late }) => {
-      const item = document.createElement("li");
-      const failed = status >= 400 ? `, ${status}` : "";
-      item.append(element("span", "request", `${method} ${label}${failed}`));
-      const chips = element("span", "chips");
-      for (const what of counted(operations)) chips.append(element("span", operations?.length ? "chip" : "chip none", what));
-      for (const operation of late) {
-        const chip = element("span", "chip late", operation);
-        chip.append(element("span", "hidden", " after the headers"));
-        chips.append(chip);
-      }
-      item.append(chips);
-      return item;
-    }),
-  );
+// What was asked of DynamoDB after the headers, and so by no header told.
+function noteLate({ path, operations, at }) {
+  const request = requests.find((one) => path.endsWith(one.path) || one.path.endsWith(path));
+  if (!request || request.isLate || at < request.at - 1) return;
+  request.isLate = true;
+  for (const operation of operations) {
+    const chip = element("span", "chip late", operation);
+    chip.append(element("span", "hidden", " after the headers"));
+    request.chips.append(chip);
+  }
 }
 
 function counted(operations) {
@@ -465,11 +465,7 @@ async function showPanel() {
   $("lifetime").max = panel.lifetime;
   left = panel.expires_in;
   showExpiry();
-  for (const { path, operations, at } of panel.late) {
-    const request = requests.find((one) => path.endsWith(one.path) || one.path.endsWith(path));
-    if (request && at >= request.at - 1) request.late = operations;
-  }
-  showRequests();
+  panel.late.forEach(noteLate);
   if (state && Boolean(state.player) !== panel.signed_in && !busy) await lookAgain().catch(() => {});
   if (!state && !busy) await attempt(load);
 }
