@@ -15,6 +15,7 @@ from dynamodb_sessions import DynamoDBSessionMiddleware, session_of
 PAGE = """<!doctype html>
 <html lang="en">
 <title>Sign-out warning</title>
+<link rel="icon" href="data:,">
 <p>Hello, %s.</p>
 <form method="post" action="/sign-in"><button>Sign in</button></form>
 <p id="warning" role="alert" hidden></p>
