@@ -268,18 +268,19 @@ class TestSave:
         content = {"a": 1, "theirs": 2}
         assert seen == [(True, content), (False, content | {"later": [1, 2]})]
 
-    async def test_a_logout_during_a_reload_is_a_logout(self, store: SessionStore) -> None:
-        class Slow:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(store, name)
+    async def test_a_logout_during_a_reload_is_a_logout(
+        self, store: SessionStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load = store.load
 
-            async def load(self, session_id: str, **options: Any) -> Record | None:
-                found = await store.load(session_id, **options)
-                if options["consistency"] == "strong":
-                    reading.set()
-                    await cleared.wait()
-                return found
+        async def slow(session_id: str, **options: Any) -> Record | None:
+            found = await load(session_id, **options)
+            if options["consistency"] == "strong":
+                reading.set()
+                await cleared.wait()
+            return found
 
+        monkeypatch.setattr(store, "load", slow)
         reading, cleared = anyio.Event(), anyio.Event()
 
         async def act(request: Request) -> None:
@@ -294,7 +295,7 @@ class TestSave:
                 tasks.start_soon(log_out)
                 assert not await session.reload()
 
-        app = an_app(Slow(), by_path(login=login, act=act, look=look))
+        app = an_app(store, by_path(login=login, act=act, look=look))
         cookie, _ = await cookie_after(app, "/login")
         gone, _ = await cookie_after(app, "/act", cookie)
         assert gone is None

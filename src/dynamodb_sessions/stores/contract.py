@@ -209,6 +209,9 @@ class SessionStore(Protocol):
     Every method raises StoreUnavailable if it cannot tell what happened, ConfigurationError if it never can.
     Each is atomic: a cancelled or failed call has happened whole or not at all, once, and what it is told to have done
     is not done again by a late attempt of it.
+
+    A store of your own has each method by its name: from Python 3.12 on, `isinstance` does not find those of
+    `__getattr__`, and the middleware refuses the store.
     """
 
     async def load(
