@@ -71,6 +71,11 @@ HISTORY = Wanted(
     "The commit of the version before is missing: run the tests in a clone of the repository with its whole history",
     "REQUIRE_HISTORY",
 )
+SLOW = Wanted(
+    "NOT TESTED AT LENGTH",
+    f"It is slow: set {LOCAL}, or name its file, and it runs",
+    ENGINE.required,
+)
 
 collect_ignore = [] if aiobotocore_clients.IF_INSTALLED else ["aws/test_aiobotocore_transport.py"]
 
@@ -233,7 +238,11 @@ _passed: list[str] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what cannot be: the transports without threads are asyncio's. And what has passed before."""
+    """Leave out what cannot be: the transports without threads are asyncio's. And what has passed before.
+
+    What has the mark `slow` runs with DynamoDB Local, or where its file is named. It runs first: what is begun last is
+    waited for by all workers, when there are several.
+    """
     before = os.environ.get(PASSED_BEFORE)
     passed = frozenset(Path(before).read_text().splitlines()) if before else frozenset[str]()
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
@@ -243,6 +252,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return "trio" not in kinds or kinds.isdisjoint(("async", aiobotocore_clients.KIND))
 
     items[:] = [item for item in items if is_possible(item) and item.nodeid not in passed]
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if LOCAL not in os.environ:
+        named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+        for item in items:
+            if item.get_closest_marker("slow") and item.path not in named:
+                item.add_marker(pytest.mark.skip(SLOW.missing))
 
 
 def pytest_report_header() -> str:
@@ -255,7 +270,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _passed.append(report.nodeid)
     if report.skipped:
         _skipped_for_want_of.update(
-            wanted for wanted in (ENGINE, BROWSER, TERRAFORM, HISTORY) if wanted.missing in str(report.longrepr)
+            wanted for wanted in (ENGINE, BROWSER, TERRAFORM, HISTORY, SLOW) if wanted.missing in str(report.longrepr)
         )
 
 

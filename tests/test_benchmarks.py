@@ -31,7 +31,7 @@ from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import Changes, Record, SessionStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent
 NOW = 1_800_000_000

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LOCAL, SLOW
+
 PROJECT = Path(__file__).parent.parent
 
 
@@ -59,3 +61,17 @@ subprocess.run([sys.executable, "-c", "import signal; print(signal.getsignal(sig
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     assert "default_int_handler" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("where", "outcome"),
+    [("tests/guarantees", "1 skipped"), ("tests/guarantees/test_hostile.py", "1 passed")],
+    ids=["a-folder", "its-file"],
+)
+def test_what_is_slow_runs_where_it_is_asked_for(where: str, outcome: str) -> None:
+    """And is told to be left out elsewhere. With DynamoDB Local it runs anyway."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", LOCAL))}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", where, "-k", "replayed_after_the_logout"]
+    ran = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
+    assert outcome in ran.stdout
+    assert (SLOW.untested in ran.stdout) == ("skipped" in outcome)

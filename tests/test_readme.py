@@ -107,6 +107,7 @@ def typed_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_python_passes_mypy(typed_blocks: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--strict", "--explicit-package-bases", str(typed_blocks)]
     environment = os.environ | {"MYPYPATH": os.pathsep.join((str(PROJECT / "src"), str(PROJECT)))}
@@ -114,6 +115,7 @@ def test_python_passes_mypy(typed_blocks: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
 
 
+@pytest.mark.slow
 def test_python_passes_pyright(typed_blocks: Path) -> None:
     paths = [str(PROJECT / "src"), str(PROJECT)]
     (typed_blocks / "pyrightconfig.json").write_text(json.dumps({"include": ["."], "extraPaths": paths}))

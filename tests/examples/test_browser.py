@@ -16,6 +16,8 @@ from tests.examples.conftest import Chromium
 from tests.helpers.sites import PATIENCE, Site, an_app
 from tests.helpers.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def see(page: Page, url: str) -> str:
     """Type the address. Return what the page says."""

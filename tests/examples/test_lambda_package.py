@@ -17,6 +17,8 @@ from dynamodb_sessions.stores import table_schema
 from tests.conftest import KEY
 from tests.helpers.mangum import Event, http_api, rest_api
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = cold_start.EXAMPLE
 
 

@@ -27,6 +27,8 @@ from examples.duel_arena.emulator import Emulator
 from tests.conftest import KEY
 from tests.helpers.sites import PATIENCE, Site
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parent.parent.parent
 NewContext = Callable[..., BrowserContext]
 

@@ -32,7 +32,7 @@ from tests.helpers.visitors import (
     told,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 HOUR, DAY = 3600, 24 * 3600
 CALLS = {

@@ -51,6 +51,8 @@ from tests.helpers.model import (
 )
 from tests.helpers.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 LOOK: Script = [("read",)]
 PATIENCE = 30
 """Seconds for what takes one at most when nothing else runs."""

@@ -48,7 +48,7 @@ from tests.helpers.proxy import held as held_back
 from tests.helpers.unsent import NOT_SENT, before_sending
 from tests.helpers.visitors import add, content, meanwhile, scan, sessions, told
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 Items = dict[str, dict[str, Any]]
 

@@ -23,7 +23,7 @@ from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import Record
 from tests.conftest import KEY, NIGHTLY, Clock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 NOW = 1_800_000_000
 SEED = 20_180_000

@@ -46,6 +46,8 @@ from tests.helpers.model import (
     replay,
 )
 
+pytestmark = pytest.mark.slow
+
 ABSOLUTE_MAX_AGE = 5000
 
 

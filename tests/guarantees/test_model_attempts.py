@@ -31,6 +31,8 @@ from dynamodb_sessions.stores.contract import Changes, Decide, Expiry, Record, S
 from dynamodb_sessions.stores.value_format import PLAIN
 from tests.conftest import NIGHTLY, SEED, Clock
 
+pytestmark = pytest.mark.slow
+
 IDLE = 1000
 BEGIN = 1_800_000_000
 WRITES = frozenset(("put_item", "update_item", "delete_item", "transact_write_items"))

@@ -23,6 +23,8 @@ from dynamodb_sessions.aws.errors import OutcomeUnknown
 from dynamodb_sessions.stores import item_format, table_schema
 from tests.conftest import HISTORY, KEY
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parent.parent.parent
 BEFORE = "9a12b79610a50f8371e6d0b506880fa0764ea195"
 """The last commit before logins had handles and sessions were changed atomically: "Have one helper that waits …"."""

@@ -22,6 +22,8 @@ from dynamodb_sessions.stores import table_schema
 from tests.conftest import KEY
 from tests.helpers.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parent.parent.parent
 PATIENCE = 20
 """Seconds for what takes one at most when nothing else runs."""

@@ -29,6 +29,8 @@ from tests.conftest import TERRAFORM
 from tests.helpers.policies import granted
 from tests.stores import test_contract
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parent.parent.parent
 
 PROVIDER = """
