@@ -1,6 +1,7 @@
 """How the project is tested: what is started for it, and what a run must survive."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,3 +76,12 @@ def test_what_is_slow_runs_where_it_is_asked_for(where: str, outcome: str) -> No
     ran = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
     assert outcome in ran.stdout
     assert (SLOW.untested in ran.stdout) == ("skipped" in outcome)
+
+
+def test_contributors_are_told_of_what_there_is() -> None:
+    told = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"[`( ]((?:\.ci|\.github|docs|src|tests)/[\w./-]*\w|\w+\.(?:toml|md))", told)
+    assert len(named) > 10
+    assert [name for name in named if not (PROJECT / name).exists()] == []
+    rooms = {path.parent.name for path in (PROJECT / "src" / "dynamodb_sessions").glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)) == rooms

@@ -25,7 +25,7 @@ def pages() -> list[Path]:
     """Return the files of this checkout whose text users read."""
     folders = ("src", "docs", "examples", "terraform", ".github")
     found = [path for folder in folders for path in (PROJECT / folder).rglob("*")]
-    found += [PROJECT / name for name in ("README.md", "CHANGELOG.md")]
+    found += [PROJECT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
     return [path for path in found if path.suffix in {".py", ".md", ".tf", ".html"} and ".terraform" not in path.parts]
 
 
