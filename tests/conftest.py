@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,6 +79,8 @@ SLOW = Wanted(
 )
 
 collect_ignore = [] if aiobotocore_clients.IF_INSTALLED else ["aws/test_aiobotocore_transport.py"]
+# What takes the packages of the extra `docs`: `.ci/run` installs them for these tests alone.
+collect_ignore += [] if find_spec("zensical") else ["test_site.py"]
 
 _skipped_for_want_of = Counter[Wanted]()
 

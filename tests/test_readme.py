@@ -25,7 +25,8 @@ from tests.conftest import KEY, Clock
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCS = PROJECT / "docs"
+PAGES = [PROJECT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 DEMO = 'python3 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/python -m examples.duel_arena'
 TESTS = (
@@ -61,7 +62,8 @@ def of(*languages: str) -> pytest.MarkDecorator:
 
 def named_in_tables() -> set[str]:
     """Every word of code in the first cell of a table's row."""
-    return {word for cell in re.findall(r"^\|([^|]*)\|", README, re.MULTILINE) for word in re.findall(r"`(\w+)`", cell)}
+    cells = re.findall(r"^\|([^|]*)\|", (DOCS / "settings.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return {word for cell in cells for word in re.findall(r"`(\w+)`", cell)}
 
 
 def test_every_block_says_what_it_is() -> None:
@@ -139,7 +141,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
 
 
 def test_the_devices_are_listed_and_ended(run: Callable[[str, str], Any]) -> None:
-    app = run("README.md", "devices.end_others")
+    app = run("docs/devices.md", "devices.end_others")
     laptop, phone = (TestClient(app, headers={"user-agent": name}) for name in ("laptop", "phone"))
     for client in (laptop, phone):
         client.post("/login/alice")
@@ -176,7 +178,7 @@ def test_the_password_is_asked_for_again(run: Callable[[str, str], Any], clock: 
 
 
 def test_the_cart_counts(run: Callable[[str, str], Any]) -> None:
-    client = TestClient(run("README.md", "session.atomically"))
+    client = TestClient(run("docs/parallel.md", "session.atomically"))
     assert [client.post(f"/cart/{item}").json() for item in ("apple", "pear", "apple")] == [1, 2, 3]
 
 
@@ -243,7 +245,30 @@ def test_the_tables_name_every_variable_that_is_read() -> None:
     assert read - named_in_tables() == set()
 
 
+def headings_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them, which must be the same."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    plain = [
+        re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    ]
+    return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_its_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    """A page of the site links to pages of the site, or to the web; README to whatever is in the checkout."""
+    for target in re.findall(r"\]\((?!https?:)([^)]+)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert page.parent != DOCS or file.resolve().is_relative_to(DOCS), target
+        assert not anchor or anchor in headings_of(file), target
+
+
+def test_the_log_is_told_as_it_is_written() -> None:
+    """The messages that docs/operate.md explains are messages of the package."""
+    (table,) = re.findall(r"\| it says \|.*?\n\n", (DOCS / "operate.md").read_text(encoding="utf-8"), re.DOTALL)
+    told = re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+    source = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "src").rglob("*.py"))
+    assert len(told) > 5
+    assert [message for message in told if message not in source] == []
