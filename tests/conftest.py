@@ -79,8 +79,9 @@ SLOW = Wanted(
 )
 
 collect_ignore = [] if aiobotocore_clients.IF_INSTALLED else ["aws/test_aiobotocore_transport.py"]
-# What takes the packages of the extra `docs`: `.ci/run` installs them for these tests alone.
+# What takes the packages of the extras `docs` and `cookbook`: `.ci/run` installs them for these tests alone.
 collect_ignore += [] if find_spec("zensical") else ["test_site.py"]
+collect_ignore += [] if find_spec("nicegui") else ["test_frameworks.py"]
 
 _skipped_for_want_of = Counter[Wanted]()
 

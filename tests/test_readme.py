@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,7 @@ from dynamodb_sessions.agents import conversation
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.testing import session_transaction
 from tests.conftest import KEY, Clock
-
-PROJECT = Path(__file__).parent.parent
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
-DOCS = PROJECT / "docs"
-PAGES = [PROJECT / "README.md", *sorted(DOCS.glob("*.md"))]
+from tests.helpers.pages import DOCS, NEEDS_PACKAGES, PAGES, PROJECT, Block, blocks, write_modules
 
 DEMO = 'python3 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/python -m examples.duel_arena'
 TESTS = (
@@ -34,29 +29,10 @@ TESTS = (
 )
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block, and its page's line before its first."""
-
-    page: Path
-    language: str
-    text: str
-    line: int
-
-
-def blocks(*pages: Path) -> list[Block]:
-    found = []
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        fences = re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-        found += [Block(page, fence[1], fence[2], text.count("\n", 0, fence.start(2))) for fence in fences]
-        # Else one would be left out of these tests.
-        assert text.count("\n```") == 2 * sum(block.page == page for block in found), page
-    return found
-
-
 def of(*languages: str) -> pytest.MarkDecorator:
     found = [block for block in blocks(*PAGES) if block.language in languages]
+    if "python" in languages:
+        found = [block for block in found if block.page not in NEEDS_PACKAGES]
     return pytest.mark.parametrize("block", found, ids=[f"{block.page.name}-{block.line}" for block in found])
 
 
@@ -93,19 +69,14 @@ def _readers_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("_readers_machine")
 def test_python_runs(block: Block) -> None:
     """Each block by itself."""
-    # An error is to name the page's own line.
-    code = compile("\n" * block.line + block.text, block.page, "exec")
-    exec(code, {"__name__": "readme"})
+    block.run()
 
 
 @pytest.fixture(scope="module")
 def typed_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every Python block of the pages, as a module of its own."""
     folder = tmp_path_factory.mktemp("blocks")
-    for block in blocks(*PAGES):
-        if block.language == "python":
-            (folder / f"{block.page.stem.replace('-', '_').lower()}_{block.line}.py").write_text(block.text)
-        assert "type: ignore" not in block.text
+    write_modules(folder, blocks(*sorted(set(PAGES) - NEEDS_PACKAGES)))
     return folder
 
 
@@ -133,9 +104,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
 
     def run(page: str, text: str) -> Any:
         (block,) = [block for block in blocks(PROJECT / page) if text in block.text]
-        namespace = dict[str, Any](__name__="readme")
-        exec(compile(block.text, block.page, "exec"), namespace)
-        return namespace["app"]
+        return block.run()["app"]
 
     return run
 
