@@ -1,4 +1,4 @@
-"""The chart for the README, as SVG: text, no library, and colours that are readable on light and on dark."""
+"""The chart for docs/proof.md, as SVG: text, no library, and colours that are readable on light and on dark."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

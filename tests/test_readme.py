@@ -214,6 +214,21 @@ def test_the_tables_name_every_variable_that_is_read() -> None:
     assert read - named_in_tables() == set()
 
 
+def test_the_readme_is_read_in_minutes() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert [line for line in text.splitlines() if len(line) > 120] == []
+    assert len(text.split()) <= 1500
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    included = re.compile(r'--8<-- "([^"]+)"\n')  # A page that is a file of another folder.
+    for page in DOCS.glob("*.md"):
+        other = included.fullmatch(page.read_text(encoding="utf-8"))
+        assert (f"({other[1]})" if other else f"(docs/{page.name})") in text
+
+
 def headings_of(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub and the site make them, which must be the same."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
