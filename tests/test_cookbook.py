@@ -1,10 +1,14 @@
-"""What the recipes of docs/cookbook.md do, in the hands of a browser."""
+"""What the recipes of docs/cookbook.md do, and what the guide says of long connections, in the hands of a browser."""
 
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from dynamodb_sessions import DynamoDBSessionMiddleware
 from dynamodb_sessions.testing import session_transaction
 from tests.conftest import KEY
 from tests.helpers.pages import app_of
@@ -86,3 +90,33 @@ def test_a_background_task_changes_the_session_of_its_request() -> None:
     assert client.get("/invite").json() == "not yet"
     client.post("/invite/bob@example.com")
     assert client.get("/invite").json() == "bob@example.com"
+
+
+def test_what_a_stream_changes_is_saved_when_it_ends() -> None:
+    """Of docs/long-connections.md: a session that was new before it began, too."""
+    client = TestClient(app_of("long-connections.md", "Streaming responses"))
+    for reports in (1, 2):
+        assert client.get("/report").text == "The first line.\nThe last line.\n"
+        with session_transaction(client) as session:
+            assert dict(session) == {"reports": reports, "finished": True}
+
+
+def test_what_a_websocket_changes_before_it_is_accepted_comes_with_the_handshake() -> None:
+    """Of docs/long-connections.md: its cookie is in the response, and what it changes later is saved at its end."""
+
+    async def endpoint(websocket: WebSocket) -> None:
+        websocket.session["before"] = True
+        await websocket.accept()
+        websocket.session["after"] = True
+        await websocket.close()
+
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
+    app.add_middleware(DynamoDBSessionMiddleware)
+    client = TestClient(app)
+    with client.websocket_connect("/") as websocket, pytest.raises(WebSocketDisconnect):
+        websocket.receive_text()
+    headers: list[tuple[bytes, bytes]] = list(websocket.extra_headers or [])
+    (cookie,) = [value for name, value in headers if name == b"set-cookie"]
+    client.cookies.set(*cookie.decode().partition(";")[0].split("=", 1))
+    with session_transaction(client) as session:
+        assert dict(session) == {"before": True, "after": True}

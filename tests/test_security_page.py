@@ -285,8 +285,8 @@ def test_a_cookie_expires_with_its_session_which_the_store_ends(site: Site, cloc
 def test_a_cookie_says_nothing_of_its_user(site: Site) -> None:
     alice = site.browser()
     cookie = site.set_cookie(alice, lambda session: session.update(name="alice"))
-    session_id, version, signature = value_of(cookie).split(".")
-    assert (len(session_id), version, len(signature)) == (43, "1", 43)
+    session_id, number, signature = value_of(cookie).split(".")
+    assert (len(session_id), number.isdecimal(), len(signature)) == (43, True, 43)
     assert "alice" not in cookie
 
 
