@@ -226,6 +226,7 @@ def test_nothing_is_wrong_with_the_arena_from_the_entrance_to_the_verdict(own_ar
     page.get_by_role("button", name="Fathom takes it").click()
     expect(page.locator("#blue-verdict")).to_be_visible()
     expect(page.locator("#blue-score")).to_have_text("1")
+    look.is_fine()
     page.get_by_role("button", name="Another duel").click()
     page.locator("#duels summary").click()
     page.locator("summary", has_text="Your devices").click()
