@@ -33,6 +33,8 @@ WINGS = {
 
 SDKS = frozenset(("boto3", "botocore", "aiobotocore", "aiodynamo", "aiohttp", "yarl"))
 TRANSPORTS = frozenset(("boto3_transport", "async_transport", "aiobotocore_transport"))
+OF_TRANSPORTS = frozenset(("async_credentials", "loop_connections"))
+"""What a transport has in rooms of its own."""
 HTTP = frozenset(("starlette",))
 
 
@@ -62,7 +64,7 @@ def breach(name: str, imported: str) -> str | None:  # noqa: PLR0911 - a table
     """Return what an import breaks; None: nothing."""
     here, transport = room(name), name.rpartition(".")[2] in TRANSPORTS
     top, _, rest = imported.partition(".")
-    if top in SDKS and not transport:
+    if top in SDKS and not transport and name.rpartition(".")[2] not in OF_TRANSPORTS:
         return "only a transport does"
     if top == "cryptography" and name != "stores.encryption":
         return "only encryption does"

@@ -43,6 +43,7 @@ def locks_of(store: DynamoDBStore) -> list[Any]:
     transport: Any = store._calls._transport
     locks = [store._noting, store._calls._probe_lock, store._calls._breaker._lock]
     if hasattr(transport, "_boto3"):
+        locks.append(transport._making)
         transport = transport._boto3
     return [*locks, transport._lock]
 

@@ -10,6 +10,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import HTTPServer
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,8 +24,9 @@ from botocore.credentials import CredentialResolver, RefreshableCredentials
 from yarl import URL
 
 from dynamodb_sessions import ConfigurationError, DynamoDBStore, SessionError, StoreUnavailable
-from dynamodb_sessions.aws import async_transport, circuit_breaker
+from dynamodb_sessions.aws import circuit_breaker, loop_connections
 from dynamodb_sessions.aws.errors import NotAsked
+from dynamodb_sessions.aws.loop_connections import Pool
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores.contract import Record
@@ -35,6 +37,14 @@ from tests.helpers.proxy import How, Proxy, Step
 pytestmark = pytest.mark.anyio
 
 NOW = 1_800_000_000
+
+
+@pytest.fixture
+def boto3_finds_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a file that may say more than the environment."""
+    path = tmp_path / "credentials"
+    path.write_text("[default]\naws_access_key_id = testing\naws_secret_access_key = testing\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
 
 
 @pytest.fixture
@@ -49,7 +59,7 @@ async def write_and_read(store: DynamoDBStore) -> None:
 
 
 async def session_of_this_loop() -> aiohttp.ClientSession:
-    return (await async_transport._Pool.of_this_loop()).session
+    return (await Pool.of_this_loop()).session
 
 
 def test_connections_close_with_their_event_loop(store: DynamoDBStore) -> None:
@@ -139,7 +149,7 @@ def test_a_client_that_is_none_is_refused_by_name() -> None:
         DynamoDBStore("sessions", client="asink")
 
 
-@pytest.mark.parametrize("missing", ["aiodynamo", "aiohttp"])
+@pytest.mark.parametrize("missing", ["yarl", "aiohttp"])
 def test_what_is_not_installed_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -180,6 +190,7 @@ def test_an_aiodynamo_client_lends_its_region_endpoint_and_credentials(
     assert all("Credential=its-own/" in sent for sent in proxy.authorizations)
 
 
+@pytest.mark.usefixtures("boto3_finds_credentials")
 def test_credentials_are_renewed_in_a_thread(store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop has other things to do than to wait for a metadata service."""
     renewed: list[threading.Thread] = []
@@ -203,6 +214,7 @@ def test_credentials_are_renewed_in_a_thread(store: DynamoDBStore, monkeypatch: 
     assert renewed[0] is not threading.main_thread()
 
 
+@pytest.mark.usefixtures("boto3_finds_credentials")
 def test_credentials_are_followed_whenever_they_change(
     store: DynamoDBStore, moto_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +248,7 @@ def test_credentials_are_followed_whenever_they_change(
     assert keys == ["key1", "key2", "key3", "key4"]
 
 
+@pytest.mark.usefixtures("boto3_finds_credentials")
 def test_while_credentials_are_being_renewed_those_that_still_hold_do(
     store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +277,7 @@ def test_while_credentials_are_being_renewed_those_that_still_hold_do(
     assert asyncio.run(use()) == [None] * 5
 
 
+@pytest.mark.usefixtures("boto3_finds_credentials")
 def test_credentials_are_looked_for_once_however_many_want_them(
     moto_url: str, table_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +302,7 @@ def test_credentials_are_looked_for_once_however_many_want_them(
     assert len(looked) == 1
 
 
+@pytest.mark.usefixtures("boto3_finds_credentials")
 async def test_who_waits_for_credentials_that_hang_keeps_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -315,6 +330,7 @@ async def test_who_waits_for_credentials_that_hang_keeps_no_thread(
     assert len(failures) == 90
 
 
+@pytest.mark.usefixtures("boto3_finds_credentials")
 async def test_credentials_that_do_not_come_are_an_outage(
     store: DynamoDBStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +373,7 @@ async def test_credentials_that_cannot_be_sent_are_named_and_not_shown(
 async def test_a_bundle_of_authorities_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere/ca.pem")
     with pytest.raises(ConfigurationError, match=r"AWS_CA_BUNDLE='/nowhere/ca\.pem'"):
-        async_transport._trusted()
+        loop_connections.trusted_authorities()
 
 
 def test_who_has_no_turn_does_not_wait_for_ever(store: DynamoDBStore) -> None:
@@ -368,7 +384,7 @@ def test_who_has_no_turn_does_not_wait_for_ever(store: DynamoDBStore) -> None:
             store.table_name, endpoint_url=store.client.meta.endpoint_url, client="async", timeout=1.5
         )
         assert await quick.load(new_id(), now=NOW) is None
-        pool = await async_transport._Pool.of_this_loop()
+        pool = await Pool.of_this_loop()
         for _ in range(MAX_CONCURRENT_CALLS):
             await pool.slots.acquire()
         async with asyncio.timeout(60):
@@ -396,7 +412,7 @@ def test_more_calls_than_can_be_made_are_no_outage(store: DynamoDBStore, moto_ur
         return results
 
     async def hold() -> None:
-        pool = await async_transport._Pool.of_this_loop()
+        pool = await Pool.of_this_loop()
         async with pool.slots:
             await asyncio.sleep(60)
 
@@ -509,7 +525,7 @@ def test_a_cancelled_call_leaves_the_connections_usable(store: DynamoDBStore, mo
         before = time.monotonic()
         await write_and_read(mine)
         assert time.monotonic() - before < mine._calls._transport.timeout
-        return (await async_transport._Pool.of_this_loop()).slots._value
+        return (await Pool.of_this_loop()).slots._value
 
     assert store.probe()
     try:

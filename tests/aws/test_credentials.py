@@ -121,7 +121,7 @@ def forget(store: DynamoDBStore) -> None:
     transport: Any = store._calls._transport
     if hasattr(transport, "_boto3"):
         transport._credentials._found = None
-        transport = transport._boto3
+        transport = transport._made_boto3
     transport._client = transport._session = None
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Collection
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dynamodb_sessions.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from dynamodb_sessions.aws.boto3_transport import Boto3Transport
 
 
 class Transport(Protocol):
@@ -72,18 +75,16 @@ def open_transport(
     client: Any, *, region_name: str | None = None, endpoint_url: str | None = None, timeout: float = 5.0
 ) -> Transport:
     """Return the transport that a client stands for. Raises ConfigurationError if there is none."""
-    from dynamodb_sessions.aws.boto3_transport import Boto3Transport  # noqa: PLC0415 - imported when it is chosen
-
     if isinstance(client, str) and client != "async":
         raise ConfigurationError(f'client={client!r} must be "async" or a client')
     _refuse(client)
     packages = _packages(client)
     if "aiobotocore" in packages:
-        from dynamodb_sessions.aws.aiobotocore_transport import AiobotocoreTransport  # noqa: PLC0415 - as above
+        from dynamodb_sessions.aws.aiobotocore_transport import AiobotocoreTransport  # noqa: PLC0415 - when it is chosen
 
-        return AiobotocoreTransport(client, boto3=partial(Boto3Transport, timeout=timeout), timeout=timeout)
+        return AiobotocoreTransport(client, boto3=partial(_boto3, timeout=timeout), timeout=timeout)
     if client != "async" and "aiodynamo" not in packages:
-        return Boto3Transport(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
+        return _boto3(client, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
     try:
         from dynamodb_sessions.aws.async_transport import AsyncTransport  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -93,8 +94,14 @@ def open_transport(
     given = None if client == "async" else client
     if given is not None:
         region_name, endpoint_url = given.region, None if given.endpoint is None else str(given.endpoint)
-    boto3 = Boto3Transport(region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
-    return AsyncTransport(given, boto3=boto3, timeout=timeout)
+    boto3 = partial(_boto3, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
+    return AsyncTransport(given, boto3=boto3, region_name=region_name, endpoint_url=endpoint_url, timeout=timeout)
+
+
+def _boto3(client: Any = None, **options: Any) -> "Boto3Transport":
+    from dynamodb_sessions.aws.boto3_transport import Boto3Transport  # noqa: PLC0415 - when it is chosen
+
+    return Boto3Transport(client, **options)
 
 
 _RESOURCE_HANDLERS = frozenset(("dynamodb-attr-value-input", "dynamodb-attr-value-output"))
