@@ -1,5 +1,7 @@
 """`python -m benchmarks [options]`: all that is quick, into results.json and a chart. `… NAME [options]`: one of them.
 
+results.json has the results of each Python, like "3.13", that it was run with: a run replaces those of its own.
+
 A benchmark is a module of this package with a docstring and `main(arguments) -> exit status`. Those with bars also have
 `run(options)`, which returns a report.
 """
@@ -31,7 +33,7 @@ BENCHMARKS = (
     "soak",
     "touch",
 )
-QUICK = ("middleware", "requests", "touch", "cost", "growth", "import")
+QUICK = ("middleware", "requests", "touch", "cost", "growth", "import", "cold_start")
 PACKAGES = ("dynamodb-sessions", "starlette", "boto3", "aiodynamo", "aiohttp", "starsessions", "redis", "hiredis")
 ROOT = Path(__file__).parent.parent
 
@@ -73,13 +75,21 @@ def everything(arguments: list[str]) -> int:
         print(f"\n## {name}")
         given = argparse.Namespace(rounds=1 if options.tiny else module(name).ROUNDS, tiny=options.tiny)
         reports.append(module(name).run(given))
-    results = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "versions": versions()}
-    results |= {report.name: report.as_json() for report in reports}
+    found = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "versions": versions()}
+    found |= {report.name: report.as_json() for report in reports}
+    results = _with_those_of_other_pythons(kept.get("results"), found)
     drawn = {"results": json.dumps(results, indent=1, ensure_ascii=False) + "\n", "chart": chart.draw(results)}
     for name, path in kept.items():
         path.write_text(drawn[name])
     print("\n## bars")
     return max([closing(report, bars=options.bars) for report in reports])
+
+
+def _with_those_of_other_pythons(path: Path | None, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the results by Python, oldest first: those that are kept in a file, and in their place what was found."""
+    kept = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    kept["{}.{}".format(*sys.version_info)] = found
+    return dict(sorted(kept.items(), key=lambda each: tuple(map(int, each[0].split(".")))))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -68,8 +68,10 @@ def panels(results: dict[str, Any]) -> list[Panel]:
     return found
 
 
-def draw(results: dict[str, Any]) -> str:
-    """Return the chart."""
+def draw(by_python: dict[str, Any]) -> str:
+    """Return the chart of the results of the first Python, which is the oldest."""
+    results = next(iter(by_python.values()))
+    python: str = results["versions"]["python"]
     parts: list[str] = []
     top = 0
     for panel in panels(results):
@@ -79,7 +81,7 @@ def draw(results: dict[str, Any]) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"',
             f'  font-family="system-ui, sans-serif" font-size="13" fill="{TEXT}" role="img">',
-            f"<title>Benchmarks of dynamodb-sessions, {escape(results['date'])}</title>",
+            f"<title>Benchmarks of dynamodb-sessions, {escape(results['date'])}, CPython {escape(python)}</title>",
             *parts,
             "</svg>\n",
         ]

@@ -1,6 +1,7 @@
 """The benchmarks run, at a size at which their figures mean nothing, and what is not about time holds."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ import pytest
 from botocore.exceptions import ClientError
 from starlette.types import Receive, Scope, Send
 
-from benchmarks import chart, cost, growth, import_time, load, middleware, requests, soak, stub, touch
+from benchmarks import chart, cold_start, cost, growth, import_time, load, middleware, requests, soak, stub, touch
 from benchmarks.__main__ import BENCHMARKS, QUICK
 from benchmarks.harness import Bar, Report, call, closing, percentile
 from benchmarks.middleware import use
@@ -257,10 +258,39 @@ def test_cold_start_and_outage_print_their_tables() -> None:
     assert status == 0
     ((answered, gone),) = tables(printed)
     assert (answered["requests"], gone["requests"]) == ("20", "20")
-    status, printed = run("cold_start", "--rounds", "1")
+    status, printed = run("cold_start", "--tiny", "--rounds", "1")
     assert status == 0
-    ((ours, theirs),) = tables(printed)
-    assert float(ours["import ms"]) > 0 < float(theirs["import ms"])
+    (rows,) = tables(printed)
+    assert [row["sessions"] for row in rows] == list(cold_start.MODULES)
+    assert all(float(row["import ms"]) > 0 < float(row["first request ms"]) for row in rows)
+
+
+def test_a_quarter_of_a_core_is_a_quarter_of_one() -> None:
+    """Where a control group can be made; elsewhere it is said that it was not measured."""
+    burn = "import sys, time; open(sys.argv[1], 'w').write('0'); begun = time.perf_counter(), time.process_time()\n"
+    burn += "while time.process_time() - begun[1] < 0.2: pass\nprint(time.perf_counter() - begun[0])"
+    try:
+        with cold_start.quota(0.25) as group:
+            assert group is not None
+            done = subprocess.run([sys.executable, "-c", burn, group], capture_output=True, text=True, check=True)
+    except OSError:
+        pytest.skip("no control group can be made here")
+    assert float(done.stdout) > 0.5
+    assert not group.exists()
+
+
+def test_where_no_control_group_can_be_made_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    report = Report("cold_start")
+    monkeypatch.setattr(cold_start, "functions", lambda: contextlib.nullcontext(Path()))
+    monkeypatch.setattr(Report, "add", lambda *_: None)
+    cold_start.measure(report, rounds=1, cores=(0.25,))
+    assert report.missing == [
+        "a cold start on 0.25 of a core: no control group can be made here: not yours",
+    ]
 
 
 def test_middleware() -> None:
@@ -488,10 +518,14 @@ def test_import() -> None:
 
 def test_everything_at_once(tmp_path: Path) -> None:
     kept, drawn = tmp_path / "results.json", tmp_path / "chart.svg"
+    older = json.loads((ROOT / "benchmarks" / "results.json").read_text())["3.11"]
+    kept.write_text(json.dumps({"3.4": older}))
     status, printed = run("--tiny", "--results", str(kept), "--chart", str(drawn))
     assert "mean nothing" in printed
     assert status == 0
-    results = json.loads(kept.read_text())
+    by_python = json.loads(kept.read_text())
+    assert list(by_python) == ["3.4", "{}.{}".format(*sys.version_info)]
+    results = by_python.popitem()[1]
     assert [name for name in results if name not in ("date", "versions")] == list(QUICK)
     for name in QUICK:
         assert f"## {name}" in printed
@@ -502,4 +536,4 @@ def test_everything_at_once(tmp_path: Path) -> None:
 def test_the_chart_is_that_of_the_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     assert (ROOT / "docs" / "benchmarks.svg").read_text() == chart.draw(results)
-    assert len(chart.panels(results)) == 5
+    assert [len(chart.panels(of_python)) for of_python in results.values()] == [5] * len(results)
