@@ -22,6 +22,7 @@ from benchmarks.harness import Report, be_nobody, closing
 MODULES = {"import": "import_time"}
 BENCHMARKS = (
     "cold_start",
+    "conversation",
     "cost",
     "growth",
     "import",
@@ -33,7 +34,7 @@ BENCHMARKS = (
     "soak",
     "touch",
 )
-QUICK = ("middleware", "requests", "touch", "cost", "growth", "import", "cold_start")
+QUICK = ("middleware", "requests", "touch", "cost", "growth", "import", "cold_start", "conversation")
 PACKAGES = ("dynamodb-sessions", "starlette", "boto3", "aiodynamo", "aiohttp", "starsessions", "redis", "hiredis")
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +47,7 @@ def listing() -> str:
     lines = ["benchmarks, those with a * quick: python -m benchmarks NAME [--help]", ""]
     for name in BENCHMARKS:
         summary = (module(name).__doc__ or "").partition("\n")[0]
-        lines.append(f"  {name:10} {'*' if name in QUICK else ' '} {summary}")
+        lines.append(f"  {name:12} {'*' if name in QUICK else ' '} {summary}")
     return "\n".join(lines)
 
 
