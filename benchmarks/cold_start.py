@@ -1,6 +1,6 @@
 """Lambda's cold start: the example's zip in a fresh process, its import and its first requests.
 
-Beside it is the same function with boto3, and with Starlette's cookie sessions, which have no store to reach. Each is
+Beside it is the same function with `client="async"`, and with Starlette's cookie sessions, which have no store. Each is
 started on a whole core, and on a quarter of one, which is what a function of 442 MB has. DynamoDB is a stub that
 answers at once, without TLS: what it takes in your Region comes on top, twice for the first request and its import.
 
@@ -27,10 +27,16 @@ from benchmarks.harness import KEY, Bar, Report, be_nobody, closing, options_of,
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "lambda_app"
 
+ASYNC_TAKES = (
+    *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "attrs", "frozenlist", "idna", "multidict", "propcache"),
+    *("typing_extensions.py", "yarl"),
+)
+"""What is in a zip besides, if it has the extra `async`."""
+
 LAMBDA_HAS = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six.py", "urllib3")
 
 ASYNC, BOTO3, COOKIES = "this package, async", "this package, boto3", "Starlette's cookie sessions"
-MODULES = {ASYNC: "app", BOTO3: "with_boto3", COOKIES: "with_cookies"}
+MODULES = {ASYNC: "with_async", BOTO3: "app", COOKIES: "with_cookies"}
 CORES = (1.0, 0.25)
 ROUNDS = 7
 LIMITS = {(ASYNC, BOTO3, 0.25): 0.6, (ASYNC, COOKIES, 1.0): 1.6, (ASYNC, COOKIES, 0.25): 1.6}
@@ -107,7 +113,7 @@ def start(
     `group` is the file that a process of a control group writes its number to.
     """
     with tempfile.TemporaryDirectory() as lambdas:
-        for name in LAMBDA_HAS:
+        for name in (*LAMBDA_HAS, *ASYNC_TAKES):
             Path(lambdas, name).symlink_to(Path(sysconfig.get_path("purelib"), name))
         # Neither this interpreter's packages nor its environment, but for what is given. And a function's folder cannot
         # be written to, so each of its processes compiles its modules anew.
@@ -178,9 +184,9 @@ def functions() -> Iterator[Path]:
             unpacked = sum(entry.file_size for entry in packed.infolist())
         print(f"the zip: {zip_file.stat().st_size / 1e6:.2f} MB, unpacked {unpacked / 1e6:.2f} MB")
         example = (folder / "app.py").read_text()
-        with_boto3 = example.replace('client="async"', "")
-        assert with_boto3 != example
-        (folder / "with_boto3.py").write_text(with_boto3)
+        with_async = example.replace("DynamoDBStore()", 'DynamoDBStore(client="async")').replace("import boto3\n", "")
+        assert "async" in with_async
+        (folder / "with_async.py").write_text(with_async)
         (folder / "with_cookies.py").write_text(WITH_COOKIES)
         yield folder
 

@@ -7,6 +7,7 @@ so that nobody reads it in the function's configuration, the parameter that SESS
 
 import os
 
+import boto3
 from mangum import Mangum
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,9 +16,8 @@ from starlette.routing import Route
 
 from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore
 
-# Without boto3, which takes longer to import than all the rest. At import, so that the first call, and whatever it
-# finds to be wrong, belongs to Lambda's INIT phase, not to a visitor.
-store = DynamoDBStore(client="async")
+# At import, so that the client, its connection and its first call belong to Lambda's INIT phase, not to a visitor.
+store = DynamoDBStore()
 store.probe()
 
 
@@ -26,8 +26,6 @@ def secret_key() -> str | None:
     name = os.environ.get("SESSION_SECRET_KEY_PARAMETER")
     if not name:
         return None
-    import boto3  # noqa: PLC0415 - it takes a while, which is of no use to whoever has the key already
-
     return str(boto3.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
 
 
