@@ -25,7 +25,7 @@ from dynamodb_sessions import DynamoDBStore
 from examples.agent_chat.app import create_app as create_chat
 from examples.agent_chat.scripted import ScriptedModel
 from examples.duel_arena.app import create_app as create_arena
-from examples.duel_arena.emulator import Emulator
+from examples.emulator import Emulator
 
 IMAGES = Path(__file__).parent / "images"
 KEY = "the-key-of-pictures-and-of-nothing-else"

@@ -6,14 +6,14 @@ DynamoDB is the one at DYNAMODB_ENDPOINT_URL, or else an emulator in this proces
 
 import argparse
 import contextlib
-import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dynamodb_sessions import DynamoDBStore
+from examples.emulator import Emulator
 
 try:
     import uvicorn
@@ -41,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"set {KEY} to some secret of 32 bytes or more: logins are to outlive this process")
         kept = "AWS" if options.aws else endpoint_url or "an emulator, as long as this process lives"
         if not options.aws:
-            endpoint_url = endpoint_url or stack.enter_context(emulator())
+            if not endpoint_url:
+                emulator = Emulator()
+                stack.callback(emulator.stop)
+                endpoint_url = emulator.url
+                os.environ.setdefault(KEY, secrets.token_urlsafe(32))  # Logins do not outlive it either.
             # An emulator asks for credentials and a region, but does not mind which.
             os.environ.setdefault("AWS_ACCESS_KEY_ID", "chat")
             os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "chat")
@@ -53,21 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         app = create_app(DynamoDBStore("sessions", **place), ScriptedModel(pace=0.1), **place)
         uvicorn.run(app, port=options.port, log_level="warning")
-
-
-@contextlib.contextmanager
-def emulator() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - slow to import, and only needed here
-
-    os.environ.setdefault(KEY, secrets.token_urlsafe(32))  # Its sessions do not outlive it either.
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # It would log every call.
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from dynamodb_sessions import DynamoDBStore
 from examples.duel_arena.app import create_app
-from examples.duel_arena.emulator import Emulator
+from examples.emulator import Emulator
 
 try:
     import uvicorn

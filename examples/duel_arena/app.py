@@ -40,7 +40,7 @@ from examples.duel_arena import contenders
 from examples.duel_arena.bodies import json_body, line_of_text
 from examples.duel_arena.browsers import browser_of
 from examples.duel_arena.calls import CountCalls, late_calls, watch
-from examples.duel_arena.emulator import Emulator
+from examples.emulator import Emulator
 
 STATIC = Path(__file__).parent / "static"
 

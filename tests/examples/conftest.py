@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, expect, sync_playwright
 
-from examples.duel_arena.emulator import Emulator
+from examples.emulator import Emulator
 from tests.conftest import BROWSER, CHROMIUM
 from tests.helpers.sites import PATIENCE, Site, run
 

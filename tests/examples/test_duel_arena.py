@@ -28,7 +28,7 @@ from examples.duel_arena.__main__ import main, secret_key
 from examples.duel_arena.app import MAX_AGE, MAX_DEVICES, MAX_DUELS, REMEMBERED, STATIC, TOUCH_AFTER, create_app
 from examples.duel_arena.browsers import browser_of
 from examples.duel_arena.calls import HEADER
-from examples.duel_arena.emulator import Emulator
+from examples.emulator import Emulator
 from tests.conftest import KEY
 
 ROOT = Path(__file__).parent.parent.parent

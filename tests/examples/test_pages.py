@@ -23,7 +23,7 @@ from examples import sign_out_warning
 from examples.agent_chat.app import create_app as create_chat
 from examples.agent_chat.scripted import ScriptedModel
 from examples.duel_arena.app import MAX_NAME, MAX_QUESTION, create_app
-from examples.duel_arena.emulator import Emulator
+from examples.emulator import Emulator
 from tests.conftest import KEY
 from tests.helpers.sites import PATIENCE, Site
 

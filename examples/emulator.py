@@ -1,4 +1,4 @@
-"""DynamoDB for the demo: moto in this process. It can be stopped and started again, and has then forgotten nothing."""
+"""DynamoDB for the demos: moto in this process. It can be stopped and started again, and has then forgotten nothing."""
 
 import logging
 import sys
@@ -27,7 +27,7 @@ class Emulator:
         self.is_running = False
         self.start()
         # The first call takes the longest, perhaps longer than a store waits.
-        credentials = {"aws_access_key_id": "arena", "aws_secret_access_key": "arena"}
+        credentials = {"aws_access_key_id": "demo", "aws_secret_access_key": "demo"}
         boto3.client("dynamodb", endpoint_url=self.url, region_name="us-east-1", **credentials).list_tables()
 
     @property
