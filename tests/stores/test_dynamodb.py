@@ -32,6 +32,7 @@ from dynamodb_sessions import (
     CorruptRecord,
     DynamoDBSessionMiddleware,
     DynamoDBStore,
+    MemoryStore,
     SessionError,
     SessionTooLarge,
     StoreUnavailable,
@@ -50,7 +51,9 @@ from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Changes, Record, record_size
+from dynamodb_sessions.stores.fallback import FallbackStore
 from dynamodb_sessions.stores.item_format import from_record
+from dynamodb_sessions.stores.observed_store import observed
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
 from dynamodb_sessions.stores.value_format import ValueFormat
 from tests.helpers.answering import answering
@@ -357,6 +360,17 @@ class TestStaleReads:
     def test_a_consistency_that_is_none_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="consistent_read='no'"):
             DynamoDBStore("sessions", consistent_read="no")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("consistent_read", [True, False])
+    def test_a_store_says_whether_cookies_are_to_carry_versions(self, *, consistent_read: bool) -> None:
+        store = DynamoDBStore("sessions", consistent_read=consistent_read)
+        assert store.keeps_versions is not consistent_read
+        assert FallbackStore(store, None).keeps_versions is store.keeps_versions
+        assert observed(store, None).keeps_versions is store.keeps_versions
+        assert observed(FallbackStore(store, None), None).keeps_versions is store.keeps_versions
+
+    def test_other_stores_need_no_versions(self) -> None:
+        assert observed(MemoryStore(), None).keeps_versions is False
 
     @pytest.fixture
     def half_price(self, client: Any, table_name: str) -> DynamoDBStore:

@@ -212,6 +212,9 @@ class SessionStore(Protocol):
 
     A store of your own has each method by its name: from Python 3.12 on, `isinstance` does not find those of
     `__getattr__`, and the middleware refuses the store.
+
+    A store whose reads may miss what a browser has seen has an attribute `keeps_versions` that is True: then cookies
+    and tokens carry the version that the browser has seen, and `load` gets it as `min_version`.
     """
 
     async def load(
@@ -225,7 +228,8 @@ class SessionStore(Protocol):
     ) -> Record | None:
         """Return the record; None if there is none: then `on_moved` is called if it has another id since a moment ago.
 
-        A store that reads stale copies reads again until the record is at least as new as `min_version`; with
+        `min_version` is the version that the browser has seen; 0: that is not known. A store that reads stale copies
+        reads again until the record is at least as new as that, and does not answer from a cache if it is 0. With
         `consistency="strong"` what it returns is not stale, with "eventual" it may be.
         Raises CorruptRecord if what is stored is not a session.
         """

@@ -134,6 +134,11 @@ class DynamoDBStore:
         """What the last probe found wrong."""
         return self._calls.probe_error
 
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a read may miss what its browser has seen, unless the browser says which version that was."""
+        return not self._consistent_read
+
     def probe(self) -> bool:
         """Make the one GetItem that says whether the table can be used, and set `mode` and `mode_reason`.
 

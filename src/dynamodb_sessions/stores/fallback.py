@@ -172,6 +172,11 @@ class FallbackStore:
         return getattr(self.primary, "table_name", None)
 
     @property
+    def keeps_versions(self) -> bool:
+        """Whether the primary's reads are better for knowing which version the browser has seen."""
+        return bool(getattr(self.primary, "keeps_versions", False))
+
+    @property
     def is_initialised(self) -> bool:
         """Whether the primary is in use."""
         return self._initialised

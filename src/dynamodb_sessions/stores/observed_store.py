@@ -27,6 +27,11 @@ class ObservedStore:
         self._store = store
         self.observer: Observer = Observer(on_event, store)
 
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether the store's reads are better for knowing which version the browser has seen."""
+        return bool(getattr(self._store, "keeps_versions", False))
+
     async def load(
         self,
         session_id: str,
