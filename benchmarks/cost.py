@@ -27,7 +27,7 @@ from dynamodb_sessions import clock as package_clock
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import item_format
 from dynamodb_sessions.stores.contract import Record
-from dynamodb_sessions.web.cookie import SessionCookie
+from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
 
 Json = dict[str, Any]
 
@@ -144,9 +144,11 @@ class WritesAlways:
         async def write(message: Message) -> None:
             if message["type"] == "http.response.start" and session:
                 data = {name: json.dumps(value, separators=(",", ":")) for name, value in session.items()}
-                record = Record(session_id, data, NOW, package_clock.wall_clock() + MAX_AGE)
+                now = package_clock.wall_clock()
+                expires_at = now + MAX_AGE
+                record = Record(session_id, data, NOW, expires_at)
                 self._meter.put_item(TableName="sessions", Item=item_format.from_record(record))
-                cookie = self._cookie.issue(session_id, 1, max_age=MAX_AGE, secure=True)
+                cookie = self._cookie.issue(CookiePayload(session_id, 1, expires_at), now=now, secure=True)
                 message["headers"].append((b"set-cookie", cookie.encode()))
             await send(message)
 

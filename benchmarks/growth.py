@@ -28,6 +28,7 @@ from dynamodb_sessions.codec import encode_items
 from dynamodb_sessions.identifiers import new_id
 from dynamodb_sessions.stores import item_format, table_schema
 from dynamodb_sessions.stores.contract import Changes, Record
+from dynamodb_sessions.web.cookie import CookiePayload
 
 ROUNDS = 5
 SIZES = (500, 4_000, 40_000, 300_000)
@@ -178,7 +179,8 @@ class Tenant:
         chance = random.Random()
         seconds = []
         for session_id in chance.sample(self._ids, requests):
-            cookie = self._middleware.setup.cookie.issue(session_id, 1, max_age=None, secure=True).partition(";")[0]
+            issued = self._middleware.setup.cookie.issue(CookiePayload(session_id), now=0, secure=True)
+            cookie = issued.partition(";")[0]
             browser = Contender("", self._middleware, headers=[*HEADERS, (b"cookie", cookie.encode())])
             started = time.perf_counter()
             before = await browser.ask("/read")

@@ -46,11 +46,12 @@ class DynamoDBSessionMiddleware:
     SESSION_SECRET_KEY_FALLBACKS. max_age: idle timeout in seconds; None: until the browser closes, 14 days in the
     store. https_only: the cookie's Secure; None: whenever the request came over https. store: None: as the environment
     says. absolute_max_age: seconds after its creation at which a session ends, however busy.
-    touch_after: seconds a session that is only read must gain before its expiry is written; None: a tenth of its
-    lifetime. fallback: "memory" or "error", while the store cannot be initialised. exclude: path prefixes of requests
-    that get no session. no_touch: path prefixes of requests that do not extend a session, though they may use and
-    change it. session_header: name of a header, like X-Session-Token; a request with that header, be it empty, has its
-    session's token there instead of in the cookie, and so does its response.
+    touch_after: seconds a session that is only read must gain before its expiry is written, and the browser's cookie
+    before it is set again; None: a tenth of its lifetime. fallback: "memory" or "error", while the store cannot be
+    initialised. exclude: path prefixes of requests that get no session. no_touch: path prefixes of requests that do not
+    extend a session, though they may use and change it. session_header: name of a header, like X-Session-Token; a
+    request with that header, be it empty, has its session's token there instead of in the cookie, and so does its
+    response.
     max_sessions_per_owner: how many sessions an owner may have; the next `bind` ends the oldest.
     import_cookie: name of the cookie of Starlette's own middleware, whose sessions are adopted, each once, if they
     are signed with `import_secret_key`, or `secret_key`, not before `import_signed_after`, and before
@@ -140,6 +141,7 @@ class DynamoDBSessionMiddleware:
             fallback=fallback_store,
             imports=imports,
             commits=Commits(),
+            keeps_versions=kept.keeps_versions,
             answers_at_once=type(store) is MemoryStore,
         )
         self._are_alike = not (self._excluded or self._untouched or self.session_header)

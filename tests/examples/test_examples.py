@@ -59,7 +59,7 @@ async def visit(app: Any, times: int, cookie: str = "") -> tuple[list[str], str]
         for _ in range(times):
             response = await client.get("/", headers={"cookie": cookie} if cookie else {})
             answers.append(response.raise_for_status().text)
-            cookie = response.headers["set-cookie"].partition(";")[0]
+            cookie = response.headers.get("set-cookie", cookie).partition(";")[0]
     return answers, cookie
 
 
@@ -114,7 +114,7 @@ def invocations(module: ModuleType, count: int) -> Iterator[dict[str, Any]]:
     cookies: list[str] = []
     for _ in range(count):
         response = invoke(module.handler, http_api("GET", "/", cookies, ""))
-        cookies = [cookie.partition(";")[0] for cookie in response["cookies"]]
+        cookies = [cookie.partition(";")[0] for cookie in response.get("cookies", ())] or cookies
         yield response
 
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, MemoryStore, Session
 from dynamodb_sessions.identifiers import new_id
-from dynamodb_sessions.web.cookie import SessionCookie
+from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
 from tests.conftest import KEY
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +62,7 @@ async def test_cve_2018_1000519_an_id_of_the_clients_choosing_is_not_adopted(sto
     cookie = SessionCookie(
         [KEY], name="session_id", path="/", same_site="lax", https_only=None, domain=None, partitioned=False
     )
-    signed = cookie.issue(chosen.partition(".")[0], 1, max_age=9, secure=True).partition(";")[0]
+    signed = cookie.issue(CookiePayload(chosen.partition(".")[0]), now=0, secure=True).partition(";")[0]
     for presented in (f"session_id={chosen}", f"session_id={chosen.partition('.')[0]}", signed):
         issued = cookie_of(await get(app, "put", presented))
         assert chosen.partition(".")[0] not in issued

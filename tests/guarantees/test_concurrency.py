@@ -201,7 +201,8 @@ class Pair:
             first = [*first, ("bind", "acme/bob", "Firefox")]
         dictionary = Dictionary()
         made = await ask(apps[0], first)
-        dictionary.compare(play(world.request(first, None)), made)
+        begun = play(world.request(first, None))
+        dictionary.compare(begun, made)
         [old] = self.place.kept(self.clock.now)
 
         self.clock.now += 10
@@ -233,8 +234,8 @@ class Pair:
         elif self.other is EXPIRE:
             modelled_other = world.grow_old(MAX_AGE)
         else:
-            modelled_other = world.request(self.other, 0)
-        modelled = replay([world.request(self.one, 0), modelled_other], turns.order)
+            modelled_other = world.request(self.other, begun.held)
+        modelled = replay([world.request(self.one, begun.held), modelled_other], turns.order)
         for expected, answer in zip(modelled, answers, strict=True):
             dictionary.compare(expected, answer)
         kept = self.place.kept(self.clock.now)

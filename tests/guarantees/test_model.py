@@ -88,16 +88,17 @@ def a_script(chance: random.Random, number: int) -> Script:
 
 
 async def one_interleaving(chance: random.Random, clock: Clock) -> None:  # noqa: C901 - a story
-    store, world, dictionary = MemoryStore(), World(clock.now), Dictionary()
+    store, keeps_versions = MemoryStore(), chance.random() < 0.5
+    world, dictionary = World(clock.now, keeps_versions=keeps_versions), Dictionary()
     first: Script = [("set", "a", 1), ("set", "b", [1, {"c": None}]), ("set", "list", [])]
     if chance.random() < 0.5:
         first = [*first, ("bind", "first", "Chrome")]
-    made = await ask(an_app(store), first)
-    expected = play(world.request(first, None))
-    dictionary.compare(expected, made)
+    turns = Turns(lambda waiting: waiting[0])
+    made = await ask(an_app(InTurns(store, turns, keeps_versions=keeps_versions)), first)
+    begun = play(world.request(first, None))
+    dictionary.compare(begun, made)
     jar = made.raw
     events: list[int | Callable[[], None]] = []
-    turns: Turns
 
     def choose(waiting: list[int]) -> int:
         events.extend(turns.order)
@@ -109,7 +110,7 @@ async def one_interleaving(chance: random.Random, clock: Clock) -> None:  # noqa
         return chance.choice(waiting)
 
     turns = Turns(choose)
-    app = an_app(InTurns(store, turns))
+    app = an_app(InTurns(store, turns, keeps_versions=keeps_versions))
     scripts = [a_script(chance, number) for number in range(chance.choice([3, 4, 5]))]
     stale = [chance.random() < 0.5 for _ in scripts]
 
@@ -130,7 +131,8 @@ async def one_interleaving(chance: random.Random, clock: Clock) -> None:  # noqa
     events.extend(turns.order)
     try:
         requests = [
-            world.request_of_the_browser(script, 0 if old else None) for script, old in zip(scripts, stale, strict=True)
+            world.request_of_the_browser(script, begun.held if old else None)
+            for script, old in zip(scripts, stale, strict=True)
         ]
         for expected, answer in zip(replay(requests, events), answers, strict=True):
             dictionary.compare(expected, answer)
@@ -294,14 +296,12 @@ class Sessions(RuleBasedStateMachine):
         self.runner.close()
 
     def request(self, cookie: Any, script: Script, fault: Fault | None = None) -> Any:
-        number, raw = cookie
-        expected = play(self.world.request(script, number), None if fault is None else replace(fault))
+        held, raw = cookie
+        expected = play(self.world.request(script, held), None if fault is None else replace(fault))
         self.store.fault = None if fault is None else replace(fault)
         answer = self.runner.run(ask(self.app, script, raw))
         self.dictionary.compare(expected, answer)
-        if isinstance(expected.cookie, tuple):
-            return (expected.cookie[0], answer.raw)
-        return multiple()
+        return multiple() if expected.held is None else (expected.held, answer.raw)
 
     @initialize(target=cookies)
     def begin(self) -> Any:

@@ -97,9 +97,8 @@ async def visit(script, cookie, token=None, **options):
         options["serializer"] = dynamodb_sessions.TaggedJSONSerializer()
     if token is not None:
         options["session_header"] = "X-Session-Token"
-    sessions = DynamoDBSessionMiddleware(
-        app, key, store=store, max_age=1000, touch_after=0, fallback="error", **options
-    )
+    options.setdefault("touch_after", 0)
+    sessions = DynamoDBSessionMiddleware(app, key, store=store, max_age=1000, fallback="error", **options)
     answers, seen, told = [], {}, []
     async def receive():
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -238,7 +237,7 @@ class Version:
         return self._hear
 
     def visit(self, cookie: str | None, *script: tuple[Any, ...], later: int = 0, **options: Any) -> Answer:
-        """Send a request, to a middleware with these options: only this version has any."""
+        """Send a request, to a middleware with these options: of `touch_after` both versions know."""
         return self._answer(self.ask(script=script, cookie=cookie, later=later, **options))
 
     def begin(self, cookie: str | None, *script: tuple[Any, ...]) -> None:
@@ -327,6 +326,21 @@ def test_each_lets_live_longer_what_the_other_wrote(pair: Pair) -> None:
     assert one.visit(cookie, ("read",), later=1020).session == {"a": 1}
     assert other.visit(cookie, ("read",), later=2010).session == {"a": 1}
     assert one.visit(cookie, ("read",), later=3020).session == {}
+
+
+@pytest.mark.parametrize("every", [60, 340])
+def test_a_browser_that_both_serve_in_turn_keeps_its_session_as_long_as_it_is_used(pair: Pair, every: int) -> None:
+    """Each verifies what the other tells, and takes its number for what it knows of such numbers."""
+    cookie, forgets_at, later = None, 0, 0
+    for number in range(15):
+        assert cookie is None or later < forgets_at
+        act = ("read",) if number % 3 else ("set", "n", number)
+        answer = (pair.one, pair.other)[number % 2].visit(cookie, act, later=later, touch_after=100)
+        assert (answer.status, answer.session["n"]) == (200, number - number % 3)
+        if answer.set_cookie is not None:
+            cookie = answer.cookie
+            forgets_at = later + int(answer.set_cookie.partition("Max-Age=")[2].partition(";")[0])
+        later += every
 
 
 @pytest.mark.parametrize("act", [("rotate",), ("bind", "acme/alice")])
@@ -434,6 +448,15 @@ def before(versions: dict[str, Pair]) -> Version:
 @pytest.fixture
 def now(versions: dict[str, Pair]) -> Version:
     return versions["now"].one
+
+
+def test_a_cookie_of_the_version_before_is_replaced_once(before: Version, now: Version) -> None:
+    cookie = before.visit(None, ("set", "a", 1)).cookie
+    replaced = now.visit(cookie, ("read",), touch_after=100)
+    assert (replaced.session, id_in(replaced.cookie)) == ({"a": 1}, id_in(cookie))
+    for act in (("read",), ("set", "b", 2)):
+        assert now.visit(replaced.cookie, act, touch_after=100).set_cookie is None
+    assert before.visit(replaced.cookie, ("read",), touch_after=100).session == {"a": 1, "b": 2}
 
 
 LOGIN = {"owner", "handle", "label", "authenticated_at"}

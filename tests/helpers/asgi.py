@@ -26,8 +26,9 @@ Act = Callable[[Request], Any]
 class Counting:
     """A store that counts the calls of the one it passes them on to, and can fail them."""
 
-    def __init__(self, store: SessionStore) -> None:
+    def __init__(self, store: SessionStore, *, keeps_versions: bool = False) -> None:
         self.store = store
+        self.keeps_versions = keeps_versions
         self.calls: list[str] = []
         self.failing: set[str] = set()
         self.during: Callable[[], None] | None = None

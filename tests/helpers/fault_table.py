@@ -33,7 +33,7 @@ class Operation:
     returns: str
     """What the store says when it works."""
     cookie: str
-    """What the browser is told when it works: "none", "set" or "expired"."""
+    """What becomes of the browser's cookie when it works: "none", "set", "kept" or "expired"."""
     change: str
     """What there is in the table afterwards, if it was applied."""
     lost: str
@@ -52,12 +52,12 @@ OPERATIONS = {
             "the new session",
             "none: the item stays without a browser until it expires",
         ),
-        Operation("update", "UpdateItem", "ok", "set", "the changed keys, the others as they were", "changed"),
+        Operation("update", "UpdateItem", "ok", "kept", "the changed keys, the others as they were", "changed"),
         Operation(
             "exchange",
             "UpdateItem",
             "ok",
-            "set",
+            "kept",
             "what `session.atomically` makes of what is there, and the name of the exchange",
             "changed",
         ),
@@ -321,6 +321,7 @@ one attempt, and if it strikes every attempt of the operation's call.
 
 _OUTCOMES = """
 - **200**: it was healed. The response is the app's own, with the cookie below, and the table is changed exactly once.
+  "Kept": nothing changes for the browser, so it is told nothing, and keeps the cookie that it has.
 - **503** with `Retry-After`, none of the app's response, no cookie. After a load that failed the handler has not run.
   The table is unchanged if the request was not applied, else changed exactly once. Where the deadline has come before
   anybody knew what had become of an attempt, it may still happen, once: an attempt that is late lands within minutes,
@@ -399,7 +400,7 @@ class Ending:
     told: str
     """The HTTP status; of a session under an id of its user's own "done", or the error."""
     cookie: str
-    """What the browser is told: "none", "set" or "expired"."""
+    """What becomes of the browser's cookie: "none", "set", "kept" or "expired"."""
     left: str
     """What is stored in the end: "ours", "theirs", "both" or "nothing"."""
 
@@ -439,16 +440,16 @@ ENDINGS = {
         _ok("ours"), _CANNOT_BE, _CANNOT_BE, _CANNOT_BE, _CANNOT_BE, _own("StoreUnavailable")
     ),
     ("update", Way.LOST): _endings(
-        _ok("ours"), _unknown("theirs"), _ok("both"), _ENDED, _unknown("both"), _own("SessionError")
+        _ok("ours", "kept"), _unknown("theirs"), _ok("both", "kept"), _ENDED, _unknown("both"), _own("SessionError")
     ),
     ("update", Way.LATE): _endings(
-        _ok("ours"), _ok("ours"), _ok("both"), _ENDED, _unknown("theirs"), _own("SessionError")
+        _ok("ours", "kept"), _ok("ours", "kept"), _ok("both", "kept"), _ENDED, _unknown("theirs"), _own("SessionError")
     ),
     ("exchange", Way.LOST): _endings(
-        _ok("ours"), _ok("theirs"), _ok("both"), _GONE, _unknown("both"), _own("SessionError")
+        _ok("ours", "kept"), _ok("theirs", "kept"), _ok("both", "kept"), _GONE, _unknown("both"), _own("SessionError")
     ),
     ("exchange", Way.LATE): _endings(
-        _ok("ours"), _ok("both"), _ok("both"), _GONE, _unknown("theirs"), _own("SessionError")
+        _ok("ours", "kept"), _ok("both", "kept"), _ok("both", "kept"), _GONE, _unknown("theirs"), _own("SessionError")
     ),
     ("touch", Way.LOST): _endings(_ok("ours"), _ok("both"), _ok("both"), _ENDED, _ok("theirs", "none"), _own("done")),
     ("touch", Way.LATE): _endings(_ok("ours"), _ok("both"), _ok("both"), _ENDED, _ok("theirs", "none"), _own("done")),

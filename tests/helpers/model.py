@@ -14,7 +14,7 @@ import math
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,6 +58,14 @@ class Kept:
     """The model's alone: which session it is, wherever it moves."""
 
 
+class Held(NamedTuple):
+    """A cookie as the model has it: the version that it keeps, if not 0, and when the browser forgets it."""
+
+    name: int
+    version: int
+    expires_at: int
+
+
 @dataclass
 class Answer:
     """What came of a request."""
@@ -65,6 +73,8 @@ class Answer:
     status: int = 0
     cookie: tuple[Name, int, int] | str | None = None
     """Id, version and Max-Age of the cookie that was set; or that it was expired."""
+    held: Held | None = None
+    """What the browser was told, if it was."""
     session: dict[str, Any] | None = None
     """As the handler left it; None: it did not run."""
     broke: bool = False
@@ -163,8 +173,8 @@ def read_cookie(header: str, answer: Answer) -> None:
     if seconds == 0:
         answer.cookie = EXPIRED
     else:
-        name, version, _ = pair.removeprefix("session_id=").split(".")
-        answer.cookie, answer.raw = (name, int(version), seconds), pair
+        name, number, _ = pair.removeprefix("session_id=").split(".")
+        answer.cookie, answer.raw = (name, int(number) % 1_000_000, seconds), pair
 
 
 async def ask(
@@ -304,7 +314,8 @@ class Turns:
 class InTurns:
     """A store whose calls take turns, or only tell when they have ended."""
 
-    def __init__(self, store: SessionStore, turns: Turns, *, waits: bool = True) -> None:
+    def __init__(self, store: SessionStore, turns: Turns, *, waits: bool = True, keeps_versions: bool = False) -> None:
+        self.keeps_versions = keeps_versions
         for name in ("load", "create", "update", "exchange", "rotate", "delete"):
             setattr(self, name, self._in_turn(getattr(store, name), turns, waits=waits))
 
@@ -343,7 +354,7 @@ class World:
     """All the sessions there are, and the time.
 
     `forgets`: an expired session is removed as soon as it is seen, and where it has moved when another one moves.
-    `waits`: a store call takes a while, in which other tasks run.
+    `waits`: a store call takes a while, in which other tasks run. `keeps_versions`: cookies keep the version.
     """
 
     def __init__(
@@ -354,8 +365,10 @@ class World:
         absolute_max_age: int | None = None,
         touch_after: int | None = None,
         waits: bool = True,
+        keeps_versions: bool = False,
     ) -> None:
         self.now = now
+        self.keeps_versions = keeps_versions
         self.forgets = forgets
         self.absolute_max_age = absolute_max_age
         self.touch_after = touch_after
@@ -363,8 +376,8 @@ class World:
         self.kept: dict[int, Kept] = {}
         self.moved: dict[int, tuple[int, int]] = {}
         """Where sessions have moved, and until when that is known."""
-        self.jar: int | None = None
-        """Whose cookie the browser holds."""
+        self.jar: Held | None = None
+        """The cookie that the browser holds."""
         self._numbers = itertools.count()
 
     def new_name(self) -> int:
@@ -412,10 +425,10 @@ class World:
         yield Call("time", lambda: setattr(self, "now", self.now + seconds))
         return Answer()
 
-    def request(self, script: Script, cookie: int | None) -> Steps:
+    def request(self, script: Script, cookie: Held | None) -> Steps:
         return Request(self).run(script, cookie)
 
-    def request_of_the_browser(self, script: Script, first: int | None) -> Steps:
+    def request_of_the_browser(self, script: Script, first: Held | None) -> Steps:
         """A request that begins when it has its turn, with the given cookie or, with none, the browser's."""
         yield Call("begin", lambda: None)
         return (yield from Request(self).run(script, self.jar if first is None else first))
@@ -432,7 +445,11 @@ class Request:
         """What was stored when this request last looked, and what it has changed of it since."""
         self.data: dict[str, Any] = {}
         self.loaded: Kept | None = None
-        self.is_due = self.waited = False
+        self.held: Held | None = None
+        """The cookie by which the session was found."""
+        self.committed_at: int | None = None
+        """When something was stored last."""
+        self.is_due = self.waited = self.looked_at = False
         """Whether it was to be touched when it was loaded, and whether the app has waited for something since."""
         self.used = self.cleared = self.rotates = self.started = self.refused = self.gone = self.moved = False
         self.written: set[str] = set()
@@ -445,19 +462,20 @@ class Request:
         self.settled = self.told = 0
         """How many commits there were, and the version that the last one has heard of."""
         self.status = 200
-        self.cookie: tuple[Name, int, int] | str | None = None
         self.answer = Answer()
 
-    def run(self, script: Script, cookie: int | None) -> Steps:
+    def run(self, script: Script, cookie: Held | None) -> Steps:
         if cookie is not None:
-            self.name, now = cookie, self.world.now
+            name, now = cookie.name, self.world.now
+            self.name = name
             try:
-                self.before, self.moved = copy.deepcopy((yield Call("load", lambda: self._look(cookie, now))))
+                self.before, self.moved = copy.deepcopy((yield Call("load", lambda: self._look(name, now))))
             except OutageError:
                 return Answer(503)
             if self.before is not None:
                 self.data = {key: json.loads(value) for key, value in self.before.data.items()}
                 self.loaded, self.is_due = self.before, self._gains(self.before, self.world.now)
+                self.held, self.told = cookie, self.before.version
         try:
             yield from self._handle(script)
         except (BrokenError, OutageError) as error:
@@ -503,6 +521,7 @@ class Request:
 
     def _do(self, act: Act) -> Part:  # noqa: C901, PLR0912 - a table
         self.used |= act[0] not in {"nothing", "status", "start", "raise", "save", "confirm"}
+        self.looked_at |= self.used or act[0] == "confirm"
         match act:
             case ("status", status):
                 self.status = status
@@ -542,14 +561,38 @@ class Request:
         except OutageError:
             self.refused, self.answer.status = True, 503
             return False
-        self.started, self.answer.status, self.answer.cookie = True, self.status, self.cookie
+        self.started, self.answer.status = True, self.status
+        self._tell()
         self.used = self.used and self.status >= 500  # For a touch, once will do.
-        if isinstance(self.cookie, tuple):
-            assert isinstance(self.cookie[0], int)
-            self.world.jar = self.cookie[0]
-        elif self.cookie == EXPIRED:
-            self.world.jar = None
         return True
+
+    def _tell(self) -> None:
+        """Tell the browser what changes for it: a write to a session that it has is nothing it need know."""
+        before, name, committed = self.before, self.name, self.committed_at is not None
+        if self.gone or (before is None and not committed):
+            return
+        now = self.world.now if self.committed_at is None else self.committed_at
+        extends = self.used and self.status < 500
+        held = self.held if self.held is not None and self.held.name == name else None
+        expires_at = now
+        if before is not None and name is not None:
+            expires_at = before.expires_at
+            if extends:
+                expires_at = self.world.expires_at(now, before.created_at, before.max_age)
+            gained = math.inf if held is None else abs(expires_at - held.expires_at)
+            # One that expires when its session does is due when that is, and then the session is touched.
+            apart = committed or (held is not None and held.expires_at != before.expires_at)
+            renews = held is None or ((extends or committed) and apart and gained >= self._step(before))
+            keeps = self.world.keeps_versions or (held is not None and held.version > 0 and not renews)
+            version = self.told if keeps else 0
+            misses = held is None or (version != held.version and (committed or (self.looked_at and not held.version)))
+            if not renews and not misses:
+                return
+            self.answer.held = Held(name, version, expires_at)
+            self.answer.cookie = (name, version, expires_at - now)
+        if expires_at <= now:
+            self.answer.cookie, self.answer.held = EXPIRED, None
+        self.world.jar = self.answer.held
 
     def _commit_late(self) -> Part:
         try:
@@ -576,7 +619,7 @@ class Request:
                 return (yield from self._honour_logout()) and not self.gone
             if self.moved and not (self.cleared or self.rotates):
                 # It is late: what moved has a cookie of its own, which no new session is to replace.
-                self.gone, self.cookie = True, None
+                self.gone = True
                 return False
             return (yield from self._begin_anew())
         return (yield from self._change(self.before))
@@ -592,7 +635,7 @@ class Request:
             return True
         self.waited = self.world.waits
         if (yield Call("load", lambda: self.world.find(name, now))) is None:
-            self.gone, self.cookie = True, None
+            self.gone = True
         return True
 
     def _atomically(self, act: Act) -> Part:
@@ -600,7 +643,7 @@ class Request:
         if self.cleared or self.rotates or (self.before is None and self.started):
             return False
         if self.gone or self.moved:
-            self.gone, self.cookie = True, None
+            self.gone = True
             return False
         now, is_new = self.world.now, self.before is None
         name = self.world.new_name() if is_new or self.name is None else self.name
@@ -617,7 +660,7 @@ class Request:
 
         kept = copy.deepcopy((yield Call("write", write)))
         if kept is None:
-            self.gone, self.cookie = True, None
+            self.gone = True
             return False
         known, held = {} if self.before is None else self.before.data, as_json(self.data)
         unsaved = {key for key, value in held.items() if key in self.written or value != known.get(key)}
@@ -625,8 +668,7 @@ class Request:
         self.data = {key: value for key, value in self.data.items() if key in unsaved}
         self.data |= {key: json.loads(value) for key, value in kept.data.items() if key not in unsaved}
         self.name, self.before, self.told = name, kept, kept.version
-        left = kept.expires_at - self.world.now
-        self.cookie = (name, kept.version, left) if left else EXPIRED
+        self.committed_at = now
         return True
 
     def _change(self, before: Kept) -> Part:
@@ -700,12 +742,14 @@ class Request:
             kept.born,
         )
 
+    def _step(self, before: Kept) -> int:
+        """Return the seconds that a touch, or another cookie, is to gain."""
+        step = self.world.touch_after
+        return math.ceil((before.max_age or MAX_AGE) / 10) if step is None else step
+
     def _gains(self, before: Kept, now: int) -> bool:
         """Whether a touch would gain enough."""
-        step = self.world.touch_after
-        if step is None:
-            step = math.ceil((before.max_age or MAX_AGE) / 10)
-        return self.world.expires_at(now, before.created_at, before.max_age) - before.expires_at >= step
+        return self.world.expires_at(now, before.created_at, before.max_age) - before.expires_at >= self._step(before)
 
     def _touch(self, before: Kept, now: int) -> Part:
         expires_at = self.world.expires_at(now, before.created_at, before.max_age)
@@ -754,8 +798,7 @@ class Request:
     def _heard(self, kept: Kept | None, name: int, before: Kept, now: int, told: int = 0) -> bool:
         """Take what is stored for what this request knows now, but of others' changes."""
         if kept is None:
-            # What was noted before is the cookie of a dead session too.
-            self.gone, self.cookie = True, None
+            self.gone = True
             return False
         held = replace(kept, data=before.data, version=before.version + 1)
         self._settle(name, held, now, max(kept.version, told))
@@ -798,11 +841,7 @@ class Request:
         self.owner = self.label = None
         if kept is not None:  # Else the next one is to live for as long.
             self.max_age = None
-        self.told = version
-        if kept is None or name is None:
-            self.cookie = EXPIRED
-        else:
-            self.cookie = (name, version, kept.expires_at - now)
+        self.told, self.committed_at = version, now
 
 
 def play(steps: Steps, fault: Any = None) -> Answer:

@@ -2,7 +2,9 @@
 
 import asyncio
 import functools
+import math
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx
@@ -12,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dynamodb_sessions import DynamoDBSessionMiddleware, Session
-from tests.conftest import KEY
+from tests.conftest import KEY, Clock
 from tests.helpers.apps import held
 
 T = TypeVar("T")
@@ -39,6 +41,42 @@ class Site:
         session = held(request)
         await act(session, request.path_params["path"])
         return JSONResponse(dict(session), headers={"X-App": "its own"})
+
+
+class Client:
+    """A client that comes to one instance or another, as the clock of the tests goes.
+
+    A browser, which keeps its cookie for as long as it was told to; or, with a header, what keeps the token in it.
+    """
+
+    def __init__(self, clock: Clock, header: str | None = None) -> None:
+        self.clock = clock
+        self.header = header
+        self.token = ""
+        """What the cookie, or the header, holds."""
+        self.told: list[int] = []
+        """When it was told something."""
+        self._forgets_at: float = math.inf
+
+    async def get(self, site: Site, path: str) -> httpx.Response:
+        if self.clock.now >= self._forgets_at:
+            self.token = ""
+        sent = {"Cookie": f"session_id={self.token}"} if self.header is None else {self.header: self.token}
+        async with site.visitor() as visitor:
+            response = await visitor.get(path, headers=sent if self.token or self.header else {})
+        told = response.headers.get("Set-Cookie" if self.header is None else self.header)
+        if told is not None:
+            self.told.append(self.clock.now)
+            pair, *attributes = told.split("; ")
+            self.token = pair.removeprefix("session_id=")
+            ages = [int(each.removeprefix("Max-Age=")) for each in attributes if each.startswith("Max-Age=")]
+            self._forgets_at = self.clock.now + ages[0] if ages else math.inf
+        return response
+
+    @property
+    def version(self) -> int:
+        """The version that the cookie keeps; 0: none."""
+        return int(self.token.split(".")[1]) % 1_000_000
 
 
 async def act(session: Session, path: str) -> None:  # noqa: C901 - a table
@@ -80,9 +118,20 @@ def told(response: httpx.Response) -> str:
     return "expired" if "Max-Age=0" in cookies[0] else "set"
 
 
-def cookie_version(response: httpx.Response) -> int:
-    """Return which version of the session a response's cookie speaks of."""
+def cookie_number(response: httpx.Response) -> int:
+    """Return the number next to the id in a response's cookie."""
     return int(response.headers["Set-Cookie"].split(";")[0].split(".")[1])
+
+
+def cookie_version(response: httpx.Response) -> int:
+    """Return which version of the session a response's cookie keeps; 0: none."""
+    return cookie_number(response) % 1_000_000
+
+
+def kept_until(visitor: httpx.AsyncClient) -> int:
+    """Return when a visitor's cookie is to be forgotten, as it says itself, in epoch seconds."""
+    seconds = int(visitor.cookies["session_id"].split(".")[1]) // 1_000_000
+    return int(datetime(2024, 1, 1, tzinfo=UTC).timestamp()) + seconds
 
 
 def cookie_max_age(response: httpx.Response) -> int:

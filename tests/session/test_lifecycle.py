@@ -242,13 +242,18 @@ def test_reading_for_one_lifetime_takes_at_most_ten_touches() -> None:
 def test_without_max_age_the_store_keeps_it_two_weeks_and_the_browser_until_it_closes() -> None:
     lifetimes = Lifetimes(max_age=None)
     assert lifetimes.expires_at(NOW, created_at=NOW, own=None) == NOW + BROWSER_SESSION_AGE
-    assert lifetimes.cookie_max_age(Record("x", {}, NOW, NOW + 50), NOW) is None
-    assert lifetimes.cookie_max_age(Record("x", {}, NOW, NOW + 50, max_age=50), NOW) == 50
+    assert lifetimes.cookie_expires_at(Record("x", {}, NOW, NOW + 50), NOW, extends=True) is None
+    assert lifetimes.cookie_expires_at(Record("x", {}, NOW, NOW + 50, max_age=50), NOW, extends=True) == NOW + 50
 
 
-def test_a_cookie_of_an_older_key_is_refreshed_with_a_touch() -> None:
-    assert Touch is type(decided(stored(), refresh=True))
-    assert Nothing is type(decided(new(), refresh=True))
+def test_no_cookie_is_to_be_kept_for_longer_than_browsers_keep_any() -> None:
+    lifetimes, year = Lifetimes(max_age=10**9), 365 * 24 * 60 * 60
+    record = Record("x", {}, NOW, NOW + 10**9)
+    for extends in (True, False):
+        told = lifetimes.cookie_expires_at(record, NOW, extends=extends)
+        assert told is not None
+        assert NOW + year < told < NOW + 2 * year
+        assert not lifetimes.is_cookie_due(record, told, NOW, extends=extends)
 
 
 @pytest.mark.parametrize("max_age", [1, 9, 19, 59, 99, 1000])

@@ -30,6 +30,7 @@ from dynamodb_sessions.events import observing
 from dynamodb_sessions.identifiers import fingerprint, new_id
 from dynamodb_sessions.stores.fallback import FallbackStore
 from dynamodb_sessions.stores.observed_store import observed
+from dynamodb_sessions.web.cookie import CookiePayload
 from tests.conftest import KEY, Clock
 from tests.helpers.asgi import Counting, an_app, browser, by_path, clear, held, look, put
 from tests.helpers.fallback import Primary, Time, healed
@@ -346,7 +347,7 @@ def test_to_listen_costs_nothing_where_there_is_no_cookie_or_a_good_one() -> Non
         DynamoDBSessionMiddleware(an_app(MemoryStore(), look), KEY, store=MemoryStore(), on_event=on_event).setup
         for on_event in (None, repr)
     )
-    good = silent.cookie.issue(new_id(), 1, max_age=None, secure=True).partition(";")[0].encode()
+    good = silent.cookie.issue(CookiePayload(new_id()), now=0, secure=True).partition(";")[0].encode()
     for headers in ([(b"accept", b"*/*")], [(b"cookie", b"theme=dark")], [(b"cookie", good)]):
         costs = []
         for setup in (silent, told):

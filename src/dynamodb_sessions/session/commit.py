@@ -29,7 +29,16 @@ from dynamodb_sessions.session.save_policy import (
 )
 from dynamodb_sessions.session.session import Session, rebase, state_of, take
 from dynamodb_sessions.session.state import SessionState, Standing
-from dynamodb_sessions.stores.contract import BURIED_SECONDS, Changes, Decide, OnMoved, Record, SessionStore, is_same
+from dynamodb_sessions.stores.contract import (
+    BURIED_SECONDS,
+    Changes,
+    Consistency,
+    Decide,
+    OnMoved,
+    Record,
+    SessionStore,
+    is_same,
+)
 
 T = TypeVar("T")
 
@@ -45,6 +54,7 @@ async def load(
     lifetimes: Lifetimes,
     *,
     min_version: int = 0,
+    consistency: Consistency = "default",
     on_moved: OnMoved | None = None,
 ) -> Record | None:
     """Return the stored record, or None if there is none. One past its absolute lifetime is deleted.
@@ -52,7 +62,7 @@ async def load(
     Raises StoreUnavailable, ConfigurationError or CorruptRecord.
     """
     now = clock.wall_clock()
-    found = await store.load(session_id, now=now, min_version=min_version, on_moved=on_moved)
+    found = await store.load(session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved)
     if found is not None and lifetimes.is_over(found, now):
         await store.delete(session_id, record=found, version=found.version)
         return None

@@ -9,6 +9,9 @@ from dynamodb_sessions.stores.contract import Expiry, Record
 BROWSER_SESSION_AGE = 14 * 24 * 60 * 60
 """Seconds a session is stored that lives, for the browser, until it closes."""
 
+MAX_COOKIE_AGE = 400 * 24 * 60 * 60
+"""Seconds after which browsers forget any cookie, whatever it asks for. Source: RFC 6265bis, "cookie-age-limit"."""
+
 _TOUCHES_PER_LIFETIME = 10
 
 
@@ -17,8 +20,9 @@ class Lifetimes:
     """How long sessions live, in seconds. Raises ConfigurationError for anything but positive whole numbers.
 
     `max_age` is the idle timeout (None: the browser's session, 14 days in the store), `absolute_max_age` the
-    absolute one, `touch_after` how much a session that is only read must gain before its expiry is written. `extends`:
-    whether a session that is used lives longer; if not, only one that is new, bound or given a lifetime gets one.
+    absolute one, `touch_after` how much a session that is only read must gain before its expiry is written, and a
+    cookie before it is set again. `extends`: whether a session that is used lives longer; if not, only one that is new,
+    bound or given a lifetime gets one.
     """
 
     max_age: int | None
@@ -81,6 +85,32 @@ class Lifetimes:
             return None
         return max(record.created_at, record.expires_at - (record.max_age or self.max_age or BROWSER_SESSION_AGE))
 
-    def cookie_max_age(self, record: Record, now: int) -> int | None:
-        """Return the seconds the browser is to keep the cookie; None: until it closes."""
-        return None if self.max_age is None and record.max_age is None else record.expires_at - now
+    def cookie_expires_at(self, record: Record, now: int, *, extends: bool) -> int | None:
+        """Return when the browser is to forget the cookie; None: when it closes.
+
+        `extends`: this request lets the session live longer. Then the cookie counts from now, though the session may be
+        touched later: the browser is not to forget the cookie of a session that still lives.
+        """
+        if self.max_age is None and record.max_age is None:
+            return None
+        until = record.expires_at
+        if extends:
+            until = self.expires_at(now, created_at=record.created_at, own=record.max_age)
+        return min(until, now + MAX_COOKIE_AGE)
+
+    def is_cookie_due(self, record: Record, told: int | None, now: int, *, extends: bool) -> bool:
+        """Whether the browser is to be told another expiry of the cookie than it was; None: when it closes.
+
+        It is the expiry that counts, not the time since then: another request, another process or another configuration
+        may have changed the lifetime, and a clock that goes wrong may have told of an expiry that is far off.
+        """
+        idle = record.max_age or self.max_age
+        if idle is None or told is None:
+            return idle is not None or told is not None
+        idle = min(idle, MAX_COOKIE_AGE)
+        step = self._step(idle)
+        # The absolute timeout, which only shortens it, need not be asked of most.
+        if extends and -step < now + idle - told < step:
+            return False
+        wanted = self.cookie_expires_at(record, now, extends=extends)
+        return wanted is not None and abs(wanted - told) >= step

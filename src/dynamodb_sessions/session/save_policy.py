@@ -68,11 +68,10 @@ class Suppress:
 Action = Nothing | Suppress | Create | Update | Touch | Rotate | Empty | Delete
 
 
-def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = False, refresh: bool = False) -> Action:  # noqa: PLR0911 - a table
+def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = False) -> Action:  # noqa: PLR0911 - a table
     """Return what committing the session takes.
 
-    `failed`: the app did not succeed, so only a logout counts. `refresh`: the client is to get a new cookie, which
-    takes knowing that the session still lives. Raises UnserializableValue.
+    `failed`: the app did not succeed, so only a logout counts. Raises UnserializableValue.
     """
     state = state_of(session)
     asked, record, is_empty = state.asked, state.record, not dict.__len__(session)
@@ -109,7 +108,7 @@ def decide(session: Session, lifetimes: Lifetimes, now: int, *, failed: bool = F
             return Empty(record, emptied)
         if not (to_set or to_remove or asked.rotate or asked.proof) and asked.max_age is None:
             gains = until is not None and lifetimes.wants_touch(record, until)
-            return Touch(record, Changes(until)) if refresh or (gains and state.use is Use.USED) else Nothing()
+            return Touch(record, Changes(until)) if gains and state.use is Use.USED else Nothing()
     changes = Changes(
         until,
         to_set,

@@ -1,8 +1,9 @@
-"""The session cookie: sign, verify, render, expire. What it says is `id.version`, and a signature over both.
+"""The session cookie: sign, verify, render, expire. What it says is `id.number`, and a signature over both.
 
-The signature proves that we issued the id; whether the session still lives is the store's word alone, so the cookie
-carries no time. Attributes follow RFC 6265bis; see OWASP's Session Management Cheat Sheet for the defaults. A header
-that says the same can stand in its place, for clients that keep no cookies.
+The signature proves that we issued the id; whether the session still lives is the store's word alone. The number says
+when the browser forgets the cookie, so that it can be renewed in time, and which version of the session the browser has
+seen, where that matters. Attributes follow RFC 6265bis; see OWASP's Session Management Cheat Sheet for the defaults. A
+header that says the same can stand in its place, for clients that keep no cookies.
 """
 
 import functools
@@ -11,6 +12,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from itsdangerous import Signer
 from itsdangerous.signer import SigningAlgorithm
@@ -33,14 +35,45 @@ _TAKEN = re.compile(
 _REMEMBERED = 1024
 _REMEMBERED_SIZE = 2048
 
+MAX_VERSION = 10**6 - 1
+"""The highest version of a session that a cookie can tell."""
+_VERSIONS = MAX_VERSION + 1
+_TIMES_BEGIN = 1_704_067_200
+"""The first of January 2024, in epoch seconds: what the times in cookies count from."""
+_UNTIL_CLOSED, _FIRST_TIME, _LAST_TIME = 1, 2, 10**9 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class CookiePayload:
-    """What a verified cookie says. `stale`: it was signed by an older key."""
+    """What a verified cookie says."""
 
     session_id: str = field(repr=False)
-    version: int
+    version: int = 0
+    """The version of the session that the browser has seen; 0: this cookie does not keep it."""
+    expires_at: int | None = None
+    """When the browser forgets the cookie, in epoch seconds; None: when it closes."""
     stale: bool = False
+    """Whether another is to take its place: it was signed by an older key, or as the version before did."""
+
+    @property
+    def number(self) -> int:
+        """What stands in the cookie next to the id: `expires_at` and `version` in one number of at most 15 digits.
+
+        The version before had the session's version there, and nothing else. Its processes verify what ours sign, and
+        take the number for a version that they have not read yet: they read consistently. Theirs is below a million.
+        """
+        if self.expires_at is None:
+            time = _UNTIL_CLOSED
+        else:
+            time = min(max(self.expires_at - _TIMES_BEGIN, _FIRST_TIME), _LAST_TIME)
+        return time * _VERSIONS + self.version
+
+    @classmethod
+    def of(cls, session_id: str, number: int, *, stale: bool) -> Self:
+        """Return what an id and such a number say."""
+        time, version = divmod(number, _VERSIONS)
+        expires_at = time + _TIMES_BEGIN if time >= _FIRST_TIME else None
+        return cls(session_id, version, expires_at, stale=stale or time < _UNTIL_CLOSED)
 
 
 class _Signed:
@@ -53,8 +86,8 @@ class _Signed:
         self.on_refused: Callable[[], object] | None = None
         """Called when a request has a value of this name, and none that verifies."""
 
-    def _sign(self, session_id: str, version: int) -> str:
-        return self._signers[0].sign(f"{session_id}.{version}").decode()
+    def _sign(self, payload: CookiePayload) -> str:
+        return self._signers[0].sign(f"{payload.session_id}.{payload.number}").decode()
 
     def _verify(self, value: bytes) -> CookiePayload | None:
         """Return what a signed value says; None: no key of ours has signed it."""
@@ -64,8 +97,8 @@ class _Signed:
         for age, signer in enumerate(self._signers):
             # Signing again and comparing every byte: base64 has several spellings of one signature, we issue one.
             if hmac.compare_digest(signer.get_signature(payload), signature):
-                session_id, _, version = payload.decode().rpartition(".")
-                return CookiePayload(session_id, int(version), stale=age > 0)
+                session_id, _, number = payload.decode().rpartition(".")
+                return CookiePayload.of(session_id, int(number), stale=age > 0)
         return None
 
     def _refuse(self, values: Sequence[bytes]) -> Sequence[CookiePayload]:
@@ -134,8 +167,8 @@ class SessionCookie(_Signed):
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Sequence[CookiePayload]:
         """Return what the cookies of this name say, of those that verify, in the browser's order, each id once.
 
-        A browser sends several of one name when they were set for several paths or domains. Only the first four
-        that verify count: nobody honest has more, and each may cost a read of the store.
+        A browser sends several of one name when they were set for several paths or domains. Only the first four ids
+        count: nobody honest has more, and each may cost a read of the store. Of one id, what was told last counts.
         """
         cookies = cookies_of(self._name, headers)
         if not cookies:
@@ -148,14 +181,19 @@ class SessionCookie(_Signed):
         payloads: dict[str, CookiePayload] = {}
         for value in values_of(self._name, cookies):
             payload = self._verify(value)
-            if payload is not None and len(payloads) < MAX_CANDIDATES:
-                payloads.setdefault(payload.session_id, payload)
+            if payload is None:
+                continue
+            known = payloads.get(payload.session_id)
+            if known is None and len(payloads) == MAX_CANDIDATES:
+                continue
+            if known is None or (known.stale, payload.number) > (payload.stale, known.number):
+                payloads[payload.session_id] = payload
         return tuple(payloads.values())
 
-    def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:
-        """Return the Set-Cookie value for a session. `max_age` in seconds; None: until the browser closes."""
-        lifetime = "" if max_age is None else f"; Max-Age={max_age}"
-        return f"{self.name}={self._sign(session_id, version)}{lifetime}{self._attributes}{self._secure(secure=secure)}"
+    def issue(self, payload: CookiePayload, *, now: int, secure: bool) -> str:
+        """Return the Set-Cookie value that tells a browser this. `now` in epoch seconds: Max-Age counts from then."""
+        lifetime = "" if payload.expires_at is None else f"; Max-Age={max(0, payload.expires_at - now)}"
+        return f"{self.name}={self._sign(payload)}{lifetime}{self._attributes}{self._secure(secure=secure)}"
 
     def expire(self, *, secure: bool, name: str | None = None) -> str:
         """Return the Set-Cookie value that removes the cookie: the same attributes, or a browser keeps it.
@@ -194,9 +232,9 @@ class SessionHeader(_Signed):
         payload = self._verify(values[0]) if len(values) == 1 else None
         return self._refuse(values) if payload is None else (payload,)
 
-    def issue(self, session_id: str, version: int, *, max_age: int | None, secure: bool) -> str:  # noqa: ARG002 - as the cookie's
-        """Return the header's value for a session. It says nothing of its lifetime."""
-        return self._sign(session_id, version)
+    def issue(self, payload: CookiePayload, *, now: int, secure: bool) -> str:  # noqa: ARG002 - as the cookie's
+        """Return the header's value that tells a client this."""
+        return self._sign(payload)
 
     def expire(self, *, secure: bool) -> str:  # noqa: ARG002 - as the cookie's
         """Return the value that tells the client to forget its token."""

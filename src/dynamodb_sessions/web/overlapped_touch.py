@@ -46,20 +46,13 @@ class OverlappedTouch:
         self.failure: Exception | None = None
 
     async def run(
-        self,
-        app: Callable[[], Awaitable[None]],
-        touch: Callable[[], Awaitable[None]],
-        state: SessionState,
-        *,
-        at_once: bool,
+        self, app: Callable[[], Awaitable[None]], touch: Callable[[], Awaitable[None]], state: SessionState
     ) -> None:
-        """Run the app, and touch the session when it is used; `at_once`: used or not. Raises what the app raises."""
+        """Run the app, and touch the session when it is used. Raises what the app raises."""
         failure = None
         async with anyio.create_task_group() as tasks:
             used = anyio.Event()
             state.on_use = _from_any_thread(used.set)
-            if at_once:
-                used.set()
             tasks.start_soon(self._make, used, touch, state)
             try:
                 await app()

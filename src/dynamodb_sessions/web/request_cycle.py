@@ -6,7 +6,7 @@ What happens when is the table of `phases.py`; what is to be done to a session, 
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -29,6 +29,7 @@ from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores.contract import OwnerStore, Record
 from dynamodb_sessions.stores.observed_store import ObservedStore
 from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie, SessionHeader
+from dynamodb_sessions.web.cookie_policy import is_settled, to_tell
 from dynamodb_sessions.web.overlapped_touch import OverlappedTouch, Progress
 from dynamodb_sessions.web.phases import Action, Ending, Phase, kind_of, saves_late, transition
 from dynamodb_sessions.web.responses import add_headers, refuse
@@ -74,6 +75,8 @@ class Setup(NamedTuple):
     """The cookies that are adopted, if any are."""
     commits: "Commits"
     """Those that are under way."""
+    keeps_versions: bool
+    """Whether the store's reads are better for knowing which version the browser has seen."""
     answers_at_once: bool
     """Whether the store never waits for anything: then a commit cannot be cancelled half way, and needs no task."""
 
@@ -101,16 +104,15 @@ class Commits:
             await anyio.sleep(_POLL_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """How a request arrived. Nothing of it changes later."""
 
     secure: bool
     """Whether it came over https or wss."""
     root_path: str = ""
     """Where the app is mounted."""
-    refresh: bool = False
-    """Whether the browser is to get a new cookie: its own was signed by an older key, or is Starlette's."""
+    held: CookiePayload | None = None
+    """The cookie by which the session was found, if it was."""
     adopted: bool = False
     """Whether the session was in a cookie of Starlette's, which is to be removed once the browser has ours."""
     superseded: bool = False
@@ -130,13 +132,13 @@ class RequestCycle:
     __slots__ = (
         "_arrival",
         "_bound",
+        "_committed_at",
         "_disconnected",
         "_phase",
         "_receive",
         "_scope",
         "_send",
         "_session",
-        "_set_cookie",
         "_setup",
         "_touch",
         "_turn",
@@ -150,10 +152,10 @@ class RequestCycle:
         self._phase = _LOADING
         self._arrival = _SECURE if scope.get("scheme") in ("https", "wss") else _INSECURE
         if root_path := scope.get("root_path", ""):
-            self._arrival = replace(self._arrival, root_path=root_path)
+            self._arrival = Arrival(self._arrival.secure, root_path)
         self._session: Any = None
-        self._set_cookie: str | None = None
-        """The value of the header that tells the client: the cookie's, or that of what stands in its place."""
+        self._committed_at: int | None = None
+        """When something was stored last, in epoch seconds. None: nothing was, as in most requests."""
         self._bound: Record | None = None
         """What was stored at a login of this request, until its owner's other sessions have been counted."""
         self._touch: OverlappedTouch | None = None
@@ -216,7 +218,6 @@ class RequestCycle:
                     lambda: app(self._scope, self._watch, self._respond),
                     self._touch_now,
                     state_of(session),
-                    at_once=self._arrival.refresh,
                 )
         except BaseException as error:
             gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
@@ -237,10 +238,10 @@ class RequestCycle:
         Else a new one, which knows the id that the client named: a logout ends what may still be there.
         Raises StoreUnavailable or ConfigurationError.
         """
-        imports = self._setup.imports
+        imports, fallback = self._setup.imports, self._setup.fallback
         carried_over = [] if imports is None else imports.read(self._scope["headers"])
         if carried_over and payloads:
-            self._arrival = replace(self._arrival, superseded=True)
+            self._arrival = self._arrival._replace(superseded=True)
         presented, moved = None, False
 
         def note_moved() -> None:
@@ -249,16 +250,20 @@ class RequestCycle:
 
         for payload in payloads:
             try:
+                named = payload.session_id
+                # What was in memory, and is not any more, has another id by now.
+                session_id = named if fallback is None else await fallback.bring_home(named, now=clock.wall_clock())
                 record = await load(
                     self._setup.store,
-                    await self._bring_home(payload.session_id),
+                    session_id,
                     self._setup.lifetimes,
                     min_version=payload.version,
+                    # What the browser has seen is not known: whoever wrote last may have told it of no version.
+                    consistency="strong" if self._setup.keeps_versions and not payload.version else "default",
                     on_moved=note_moved,
                 )
                 if record is not None:
-                    # What was kept in memory has another id by now.
-                    return self._open(record, refresh=payload.stale or record.id != payload.session_id)
+                    return self._open(record, payload)
             except CorruptRecord as error:
                 logger.warning(
                     "session %s cannot be read and is left as it is: %s", fingerprint(payload.session_id), error
@@ -269,22 +274,16 @@ class RequestCycle:
             for carried in carried_over:
                 record = await imports.adopt(self._setup.store, carried, self._setup.lifetimes, self._setup.serializer)
                 if record is not None:
-                    return self._open(record, refresh=True, adopted=True)
+                    self._arrival = self._arrival._replace(adopted=True)
+                    return self._open(record, None)
         return make_session(SessionState(presented_id=presented, moved=moved, backing=self))
 
-    async def _bring_home(self, session_id: str) -> str:
-        """Return the id that a session has by now: of one that was in memory, and is not any more, another."""
-        fallback = self._setup.fallback
-        if fallback is None:
-            return session_id
-        return await fallback.bring_home(session_id, now=clock.wall_clock())
-
-    def _open(self, record: Record, *, refresh: bool, adopted: bool = False) -> Session:
+    def _open(self, record: Record, held: CookiePayload | None) -> Session:
         """Return the session of a record, and note whether it is due to be touched. Raises CorruptRecord."""
         session = make_session(SessionState(record, backing=self))
-        if refresh:
-            self._arrival = replace(self._arrival, refresh=True, adopted=adopted)
-        if refresh or self._setup.lifetimes.is_due(record, clock.wall_clock()):
+        secure, root_path, _, adopted, superseded = self._arrival
+        self._arrival = Arrival(secure, root_path, held, adopted, superseded)
+        if self._setup.lifetimes.is_due(record, clock.wall_clock()):
             self._touch = OverlappedTouch()
         return session
 
@@ -335,27 +334,47 @@ class RequestCycle:
             except _OUTAGE as error:
                 await self._refuse("saved", error)
                 return False
-        if state.is_ended:
-            self._set_cookie = None  # Not even one that an earlier save of this request was to send.
+        if action is not _WITHOUT_COOKIE:
+            self._add_headers(message, state, failed=failed)
         state.response = _RESPONSE_STARTED
-        looked_at = state.use is not _UNUSED
         if not failed:  # Else what it has dropped may still be saved.
             state.use = _UNUSED
-        if action is not _WITHOUT_COOKIE:
-            self._add_headers(message, looked_at=looked_at)
         return True
 
-    def _add_headers(self, message: Message, *, looked_at: bool) -> None:
-        """Add to the start of the response what the session has to say to the browser, if anything."""
-        arrival = self._arrival
-        if not (looked_at or self._set_cookie is not None or arrival.superseded):
+    def _add_headers(self, message: Message, state: SessionState, *, failed: bool) -> None:
+        """Add to the start of the response what the session has to say to the client, if anything."""
+        looked_at, value, arrival, setup = state.use is not _UNUSED, None, self._arrival, self._setup
+        if self._committed_at is not None or not is_settled(arrival.held, state.record, setup.keeps_versions):
+            value = self._to_tell(state, failed=failed)
+        if not (looked_at or value is not None or arrival.superseded):
             return
-        setup = self._setup
-        told = [] if self._set_cookie is None else [(setup.carrier.header, self._set_cookie)]
+        told = [] if value is None else [(setup.carrier.header, value)]
         cookie, imports = setup.cookie, setup.imports
         if imports is not None and imports.name != cookie.name and (arrival.superseded or (arrival.adopted and told)):
             told.append((cookie.header, cookie.expire(secure=arrival.secure, name=imports.name)))
         add_headers(message, vary=setup.vary if looked_at else None, told=told)
+
+    def _to_tell(self, state: SessionState, *, failed: bool) -> str | None:
+        """Return the value of the header that tells the client what changes for it; None: nothing does."""
+        record, setup, committed_at = state.record, self._setup, self._committed_at
+        secure, _, held, _, _ = self._arrival
+        if state.is_ended:
+            return None
+        if record is None:
+            return setup.carrier.expire(secure=secure)
+        # The time of the commit: so the cookie expires when the session does, and both are renewed by one request.
+        now = clock.wall_clock() if committed_at is None else committed_at
+        payload = to_tell(
+            held,
+            record,
+            state,
+            setup.lifetimes,
+            now,
+            committed=committed_at is not None,
+            failed=failed,
+            keeps_versions=setup.keeps_versions,
+        )
+        return None if payload is None else setup.carrier.issue(payload, now=now, secure=secure)
 
     async def _refuse(self, what: str, error: BaseException) -> None:
         """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
@@ -385,14 +404,14 @@ class RequestCycle:
         turn = await self._take_turn()
         try:
             self._take_assigned(session)
-            state = state_of(session)
+            state, now = state_of(session), clock.wall_clock()
             if state.record is None and state.is_late:
                 raise SessionError("the response has started, so a new session cannot be given to the browser")
 
             async def work() -> T:
                 result = await atomically(setup.store, session, setup.lifetimes, change)
                 if state.record is not None:
-                    self._note_cookie(state, clock.wall_clock())
+                    self._committed_at = now
                 return result
 
             with setup.commits:
@@ -421,17 +440,12 @@ class RequestCycle:
         except _OUTAGE as error:
             logger.error("a session could not be saved after its response had started, or failed: %s", error)
 
-    @property
-    def _wants_cookie(self) -> bool:
-        """Whether the browser is to get a new cookie, and has none of this request's yet."""
-        return self._arrival.refresh and self._set_cookie is None
-
     def _may_commit(self, session: Session) -> bool:
         """Whether a commit may have something to do, be it to wait for one that another task has begun: it decides."""
         if self._turn is not None and self._turn.locked():
             return True
         state = state_of(session)
-        if state.may_differ(session) or self._wants_cookie or self._scope.get("session") is not session:
+        if state.may_differ(session) or self._scope.get("session") is not session:
             return True
         if state.use is not _USED or state.record is None:
             return False
@@ -469,7 +483,7 @@ class RequestCycle:
         return turn
 
     async def _commit(self, session: Session, *, failed: bool, touch_only: bool = False, asks: bool = False) -> bool:
-        """Store what the app did to the session, and note the cookie that tells the browser. False if it was gone.
+        """Store what the app did to the session. False if it was gone.
 
         Shielded: a client that goes away does not cut a save in half; the store's own deadline ends it. `failed`: of
         what the app did, only a logout counts. `asks`: somebody wants to know whether the session is still there, even
@@ -480,7 +494,7 @@ class RequestCycle:
             self._take_assigned(session)
             state, now = state_of(session), clock.wall_clock()
             asked = state.asked.count
-            action = decide(session, self._setup.lifetimes, now, failed=failed, refresh=self._wants_cookie)
+            action = decide(session, self._setup.lifetimes, now, failed=failed)
             if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
                 if asks:
                     await is_alive(self._setup.store, state)
@@ -496,7 +510,7 @@ class RequestCycle:
             turn.release()
 
     async def _store(self, state: SessionState, action: save_policy.Action, now: int, asked: int) -> bool:
-        """Make the store call that the action stands for, or what of it can still be done, and note the cookie."""
+        """Make the store call that the action stands for, or what of it can still be done. False if it was gone."""
         if state.is_late and isinstance(action, Create):
             logger.warning(
                 "the response has started, so a new session cannot be given to the browser: it is not stored"
@@ -525,21 +539,10 @@ class RequestCycle:
             action = Update(action.record, changes)
         if not await commit(self._setup.store, state, action, asked=asked):
             return False
+        self._committed_at = now
         if bound:
             self._bound = state.record
-        self._note_cookie(state, now)
         return True
-
-    def _note_cookie(self, state: SessionState, now: int) -> None:
-        """Note the cookie that tells the browser what is stored now."""
-        secure = self._arrival.secure
-        if state.record is None:
-            self._set_cookie = self._setup.carrier.expire(secure=secure)
-        else:
-            max_age = self._setup.lifetimes.cookie_max_age(state.record, now)
-            self._set_cookie = self._setup.carrier.issue(
-                state.record.id, state.stored_version, max_age=max_age, secure=secure
-            )
 
     async def _limit_owner(self) -> None:
         """End the oldest sessions of whoever has logged in, if there are too many now. No response waits for it."""
