@@ -358,6 +358,7 @@ reveal_type(session_middleware(max_age=None, store=dynamodb_sessions.MemoryStore
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "checker", [["mypy", "--strict"], ["pyright", "--pythonpath", sys.executable]], ids=["mypy", "pyright"]
 )

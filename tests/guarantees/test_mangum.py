@@ -34,6 +34,8 @@ from tests.helpers.mangum import (
 )
 from tests.helpers.proxy import How, Proxy, Step
 
+pytestmark = pytest.mark.slow
+
 
 async def login(request: Request) -> Response:
     request.session["user"] = (await request.json())["name"]

@@ -143,6 +143,7 @@ def lint(template: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
+@pytest.mark.slow
 def test_cloudformation_passes_the_linter(target: Target, tmp_path: Path) -> None:
     template = tmp_path / "sessions.json"
     template.write_text(FORMS["cloudformation"](target))
@@ -191,6 +192,7 @@ def test_cloudformation_makes_the_apps_policy(target: Target, stack: dict[str, s
 # SAM.
 
 
+@pytest.mark.slow
 def test_sam_passes_the_linter(tmp_path: Path) -> None:
     template = tmp_path / "template.json"
     template.write_text(FORMS["sam"](Target("sessions")))
