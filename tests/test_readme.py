@@ -21,7 +21,7 @@ from dynamodb_sessions.agents import conversation
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.testing import session_transaction
 from tests.conftest import KEY, Clock
-from tests.helpers.pages import DOCS, NEEDS_PACKAGES, PAGES, PROJECT, Block, blocks, write_modules
+from tests.helpers.pages import DOCS, NEEDS_PACKAGES, PAGES, PROJECT, Block, blocks, source_of, write_modules
 
 DEMO = 'python3 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/python -m examples.duel_arena'
 TESTS = (
@@ -223,15 +223,14 @@ def test_the_readme_is_read_in_minutes() -> None:
 
 def test_the_readme_leads_to_every_page() -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    included = re.compile(r'--8<-- "([^"]+)"\n')  # A page that is a file of another folder.
-    for page in DOCS.glob("*.md"):
-        other = included.fullmatch(page.read_text(encoding="utf-8"))
-        assert (f"({other[1]})" if other else f"(docs/{page.name})") in text
+    pages = [source_of(page).relative_to(PROJECT) for page in DOCS.glob("*.md")]
+    assert [page for page in pages if f"({page})" not in text] == []
 
 
 def headings_of(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub and the site make them, which must be the same."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = source_of(page).read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     plain = [
         re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     ]

@@ -62,7 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     for name in ("mkdocs.yml", "CONTRIBUTING.md"):
         shutil.copy(PROJECT / name, folder)
-    for name in ("docs", "terraform"):
+    for name in (".github", "docs", "terraform"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns(".terraform", "__pycache__"))
     (folder / "src").symlink_to(PROJECT / "src")
     command = [str(Path(sys.executable).parent / "zensical"), "build", "--strict"]

@@ -43,6 +43,12 @@ def blocks(*pages: Path) -> list[Block]:
     return found
 
 
+def source_of(page: Path) -> Path:
+    """Return the file that a page of the site is made of: itself, or one of another folder that it includes."""
+    included = re.fullmatch(r'--8<-- "([^"]+)"\n', page.read_text(encoding="utf-8"))
+    return PROJECT / included[1] if included else page
+
+
 def block(page: Path, heading: str) -> Block:
     """Return the first Python block below a heading of a page."""
     lines = page.read_text(encoding="utf-8").splitlines()
