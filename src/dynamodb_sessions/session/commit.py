@@ -221,7 +221,10 @@ async def commit(store: SessionStore, state: SessionState, action: Action, *, as
         case Create(record):
             held, stored = record, await _create_or_join(store, record, now)
         case Update(record, changes) | Touch(record, changes):
-            held, stored = changes.apply(record), await store.update(record, changes, now=now)
+            stored = await store.update(record, changes, now=now)
+            # What has the next version is the record with these changes, and nobody else's.
+            is_next = stored is None or stored.version == record.version + (not changes.is_touch)
+            held = (stored or record) if is_next else changes.apply(record)
         case Rotate(record, moved_to, changes):
             held, stored = await _rotate(store, record, moved_to, changes, now)
     if held is None:
@@ -234,7 +237,7 @@ async def commit(store: SessionStore, state: SessionState, action: Action, *, as
         return False
     # A touch may not hear of a version that an earlier commit has heard of already.
     version = max(stored.version, state.stored_version) if isinstance(action, Touch) else stored.version
-    if stored != held:
+    if stored is not held and stored != held:
         # What others have changed meanwhile is not in this session's dict: it must not look removed from it, nor be
         # deleted as known.
         held = replace(stored, data=held.data, version=held.version)

@@ -6,7 +6,6 @@ to it. A store knows nothing of cookies, requests or Python values: it moves str
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from dynamodb_sessions.codec import JSON, Serializer, decode_items, is_text
@@ -453,8 +452,10 @@ def check_size(record: Record, *, before: Record | None = None, overhead: int = 
 
     One that was larger before may stay so: compressed, what several have put in together may fit all the same.
     """
-    size, data_size = record_size(record, overhead=overhead), partial(_data_size, overhead=overhead)
-    if size > MAX_RECORD_SIZE and (before is None or data_size(record.data) > data_size(before.data)):
+    size = record_size(record, overhead=overhead)
+    if size > MAX_RECORD_SIZE and (
+        before is None or _data_size(record.data, overhead) > _data_size(before.data, overhead)
+    ):
         keys = sorted(record.data, key=lambda key: len(record.data[key].encode()), reverse=True)
         raise SessionTooLarge(size, MAX_RECORD_SIZE, keys[:_LARGEST_KEYS])
     return size

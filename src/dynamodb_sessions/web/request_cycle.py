@@ -122,6 +122,16 @@ class Arrival(NamedTuple):
 _INSECURE, _SECURE = Arrival(secure=False), Arrival(secure=True)
 
 
+class _NoTurn:
+    """What a commit holds that cannot be interrupted."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+
+_NO_TURN = _NoTurn()
+
+
 class RequestCycle:
     """One request, or one websocket, from its cookie to its last commit.
 
@@ -467,13 +477,16 @@ class RequestCycle:
         else:
             raise SessionError(f"scope['session'] was set to {type(held).__name__}, which is no dict")
 
-    async def _take_turn(self) -> "anyio.Lock":
+    async def _take_turn(self) -> "anyio.Lock | _NoTurn":
         """Return the lock that this commit now holds: one at a time, for each must see what the last has stored.
 
         A task of a websocket, the touch that overlaps the handler and the end of the response may all commit. Two at
         once would decide on the same record: the second would create a session again, or rotate one that has moved.
-        Nearly always nobody else holds it: taken in this way, the event loop need not go round once for it.
+        Nearly always nobody else holds it: taken in this way, the event loop need not go round once for it. A store
+        that answers at once leaves nobody a moment for another commit.
         """
+        if self._setup.answers_at_once:
+            return _NO_TURN
         turn = self._turn = self._turn or anyio.Lock()
         try:
             turn.acquire_nowait()
@@ -503,9 +516,11 @@ class RequestCycle:
                 self._touch.raise_failure()
                 if self._touch.progress is Progress.MADE and not state.is_late:
                     return not state.is_ended
+            work = self._store(state, action, now, asked)
+            if self._setup.answers_at_once:
+                return await work
             with self._setup.commits:
-                work = self._store(state, action, now, asked)
-                return await (work if self._setup.answers_at_once else settled(work))
+                return await settled(work)
         finally:
             turn.release()
 
