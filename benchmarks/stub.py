@@ -37,7 +37,7 @@ _TERM = re.compile(
 _COMPARISONS = {"<=": le, ">=": ge, "<": lt, ">": gt}
 _WORD = re.compile(r"\s*(AND|OR|NOT|[()])\s*")
 _CLAUSE = re.compile(r"(SET|ADD|REMOVE) (.+?)(?= SET | ADD | REMOVE |$)")
-_ASSIGNMENT = re.compile(r"([#\w.]+) *[= ] *(?:(:\w+)|(#\w+)|if_not_exists\((#\w+), *(:\w+)\) *\+ *(:\w+))")
+_ASSIGNMENT = re.compile(r"([#\w.]+) *[= ] *(?:(:\w+)|(#\w+)|if_not_exists\((#\w+), *([:#]\w+)\)(?: *\+ *(:\w+))?)")
 _COMMA = re.compile(r",(?![^(]*\))")
 
 
@@ -223,11 +223,19 @@ def _updated(request: Json, item: Json) -> tuple[Json, Json]:
         elif other:
             value = item[names[other]]
         else:
-            value = {"N": str(int(item.get(names[seen], values[default])["N"]) + int(values[more]["N"]))}
+            value = item.get(names[seen]) or (values[default] if default in values else item[names[default]])
+            value = _sum(value, values[more]) if more else value
         if action == "ADD" and name in target:
-            value = {"N": str(int(target[name]["N"]) + int(value["N"]))}
+            value = _sum(target[name], value)
         target[name] = note[name] = value
     return item, updated
+
+
+def _sum(value: Json, more: Json) -> Json:
+    """Return the sum of two numbers, or the union of two sets."""
+    if "SS" in more:
+        return {"SS": sorted({*value["SS"], *more["SS"]})}
+    return {"N": str(int(value["N"]) + int(more["N"]))}
 
 
 @lru_cache

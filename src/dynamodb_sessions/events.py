@@ -36,7 +36,7 @@ class SessionEvent:
     duration_ms: float
     """Milliseconds, retries included."""
     capacity_units: float | None
-    """What DynamoDB says that it consumed; None if it does not say."""
+    """What DynamoDB says that it consumed; None if it does not say; 0 if what was loaded was in the read cache."""
     session: str | None
     """8 hex digits of the SHA-256 of the id, as in every log line; None: it is not about one session."""
     mode: str | None = None
@@ -210,6 +210,10 @@ class Observation:
         self.units.extend(
             table["CapacityUnits"] for table in tables if isinstance(table, dict) and "CapacityUnits" in table
         )
+
+    def add_nothing(self) -> None:
+        """Note that it took nothing of DynamoDB: not as if nobody could say how much."""
+        self.units.append(0.0)
 
     def throttled(self, limit: str, reason: str) -> None:
         """Tell that DynamoDB has refused an attempt. `limit`: AWS's name of what was reached."""

@@ -62,7 +62,11 @@ async def load(
     Raises StoreUnavailable, ConfigurationError or CorruptRecord.
     """
     now = clock.wall_clock()
-    found = await store.load(session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved)
+    # Of a browser that has seen a version, a cache may know enough. All else is read.
+    told: dict[str, Any] = {"is_due": lifetimes.is_due} if min_version else {}
+    found = await store.load(
+        session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved, **told
+    )
     if found is not None and lifetimes.is_over(found, now):
         await store.delete(session_id, record=found, version=found.version)
         return None

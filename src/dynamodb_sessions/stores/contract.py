@@ -23,6 +23,9 @@ Decide = Callable[["Record"], "Changes | None"]
 OnMoved = Callable[[], None]
 """Called if what was looked for had that id until a moment ago: the session, or a login in its place, has another."""
 
+IsDue = Callable[["Record", int], bool]
+"""Says of a record whether its session is to be touched if it is used now, in epoch seconds."""
+
 BURIED_SECONDS = 400 * 24 * 60 * 60
 """For how long it is known that a session has ended of which nothing was found: as long as a browser keeps a cookie.
 
@@ -213,7 +216,7 @@ class SessionStore(Protocol):
     `__getattr__`, and the middleware refuses the store.
 
     A store whose reads may miss what a browser has seen has an attribute `keeps_versions` that is True: then cookies
-    and tokens carry the version that the browser has seen, and `load` gets it as `min_version`.
+    and tokens carry the version that the browser has seen, and `load` gets it as `min_version`, and `is_due`.
     """
 
     async def load(
@@ -224,12 +227,14 @@ class SessionStore(Protocol):
         min_version: int = 0,
         consistency: Consistency = "default",
         on_moved: OnMoved | None = None,
+        is_due: IsDue | None = None,
     ) -> Record | None:
         """Return the record; None if there is none: then `on_moved` is called if it has another id since a moment ago.
 
         `min_version` is the version that the browser has seen; 0: that is not known. A store that reads stale copies
-        reads again until the record is at least as new as that, and does not answer from a cache if it is 0. With
-        `consistency="strong"` what it returns is not stale, with "eventual" it may be.
+        reads again until the record is at least as new as that. It does not answer from a cache if it is 0, if another
+        consistency than "default" is asked for, or if the record there `is_due`. With `consistency="strong"` what it
+        returns is not stale, with "eventual" it may be.
         Raises CorruptRecord if what is stored is not a session.
         """
         ...

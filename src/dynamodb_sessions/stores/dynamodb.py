@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import replace
 from functools import partial
 from threading import Lock
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from dynamodb_sessions import settings
 from dynamodb_sessions.aws.errors import ConditionFailed, ItemTooLarge, OutcomeUnknown
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
 from dynamodb_sessions.clock import wall_clock
+from dynamodb_sessions.events import observing
 from dynamodb_sessions.exceptions import (
     ConfigurationError,
     CorruptRecord,
@@ -31,6 +32,7 @@ from dynamodb_sessions.stores.contract import (
     Consistency,
     Decide,
     Health,
+    IsDue,
     Moved,
     OnMoved,
     Party,
@@ -42,6 +44,9 @@ from dynamodb_sessions.stores.contract import (
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID, revocation_of
 from dynamodb_sessions.stores.value_format import ValueFormat, check_readable
 
+if TYPE_CHECKING:
+    from dynamodb_sessions.stores.read_cache import ReadCache
+
 logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 _MAX_ENTRIES = 100  # An expression holds 4 KB, some 250 entries; emulators give up before that.
@@ -49,6 +54,7 @@ _MAX_WRITTEN = 1024
 _MAX_MOVES = 8
 _BURIED_ENOUGH = 24 * 60 * 60
 """How many seconds sooner than asked for a tombstone may go, so that each logout need not write it anew."""
+_LONGEST_CACHED = 3600
 _STALE_SECONDS = 1
 """For so long a cheap read may miss what has been written. Source: "DynamoDB read consistency"."""
 
@@ -66,12 +72,19 @@ class DynamoDBStore:
     of more than `compress_over` characters is stored compressed if it gains by it; None: never. `create_table=True`
     creates the table with all its indexes on first use, for development.
 
+    With `cache_seconds`, a process keeps what it has read for so long, in at most `cache_size` bytes, and a request of
+    the same browser need not read it again: see docs/read-cache.md. The promise: a browser sees at once what it has
+    done in responses that came one after the other; what parallel requests did, what was saved after a response had
+    begun (streams, websockets, before a 5xx), and what others did, a logout and a revocation of a copied cookie
+    included, is late by at most `cache_seconds`. 0: nothing is kept.
+
     With `encryption_key`, or SESSION_ENCRYPTION_KEY, values are encrypted by AES-256-GCM: that takes
     `pip install dynamodb-sessions[encryption]`. A key is 32 bytes in URL-safe base64. Of a list, newest first, the
     first encrypts and all decrypt; if the first is None, nothing is encrypted. See docs/encryption.md.
 
-    Raises ConfigurationError for an invalid table name, a timeout that is not positive, an invalid encryption key, or a
-    client that cannot be built; anything else that is wrong shows at the first call, or `probe`.
+    Raises ConfigurationError for an invalid table name, a timeout that is not positive, an invalid size or number of
+    seconds, an invalid encryption key, or a client that cannot be built; anything else that is wrong shows at the first
+    call, or `probe`.
     """
 
     _calls_type: ClassVar[type[TableCalls]] = TableCalls
@@ -89,6 +102,8 @@ class DynamoDBStore:
         timeout: float = 5.0,
         compress_over: int | None = 1024,
         encryption_key: settings.EncryptionKey = None,
+        cache_seconds: float = 0,
+        cache_size: int = 16 * 1024 * 1024,
     ) -> None:
         if consistent_read not in (True, False):
             raise ConfigurationError(f"consistent_read={consistent_read!r} must be True or False")
@@ -105,6 +120,7 @@ class DynamoDBStore:
         )
         self._values = ValueFormat(compress_over, settings.encryption_keys(encryption_key))
         self._consistent_read = consistent_read
+        self._cache = _cache(cache_seconds, cache_size)
         self._noting = Lock()
         self._written: dict[str, int] = {}
         """When this store last wrote the sessions it wrote last: a cheap read right after would be repeated anyway."""
@@ -137,7 +153,7 @@ class DynamoDBStore:
     @property
     def keeps_versions(self) -> bool:
         """Whether a read may miss what its browser has seen, unless the browser says which version that was."""
-        return not self._consistent_read
+        return self._cache is not None or not self._consistent_read
 
     def probe(self) -> bool:
         """Make the one GetItem that says whether the table can be used, and set `mode` and `mode_reason`.
@@ -173,16 +189,32 @@ class DynamoDBStore:
         min_version: int = 0,
         consistency: Consistency = "default",
         on_moved: OnMoved | None = None,
+        is_due: IsDue | None = None,
     ) -> Record | None:
-        """As the contract says: one GetItem, and a strong one if the first is older than what the browser has seen."""
-        consistent = consistency == "strong" or (
-            consistency == "default"
-            and (self._consistent_read or now - self._written.get(session_id, 0) <= _STALE_SECONDS)
-        )
-        operation = self._calls.begin()
-        found = await self._get(operation, session_id, now, consistent=consistent)
-        if not consistent and (not isinstance(found, Record) or found.version < min_version):
-            found = await self._get(operation, session_id, now, consistent=True)
+        """As the contract says: one GetItem, and a strong one if the first is older than what the browser has seen.
+
+        With a cache, none if that has what the browser has seen, else a strong one for all who ask at the same time.
+        """
+        cache = self._cache
+        found: Record | Moved | None
+        if cache is not None and min_version and consistency == "default":
+            found = cache.get(session_id, now=now, min_version=min_version, is_due=is_due)
+            if found is None:
+                read = partial(self._get, self._calls.begin(), session_id, now, consistent=True)
+                found = await cache.read(session_id, now=now, min_version=min_version, read=read)
+            if (observation := observing.get()) is not None and not observation.calls:
+                observation.add_nothing()
+        else:
+            consistent = consistency == "strong" or (
+                consistency == "default"
+                and (self._consistent_read or now - self._written.get(session_id, 0) <= _STALE_SECONDS)
+            )
+            operation = self._calls.begin()
+            found = await self._get(operation, session_id, now, consistent=consistent)
+            if not consistent and (not isinstance(found, Record) or found.version < min_version):
+                found = await self._get(operation, session_id, now, consistent=True)
+            if cache is not None:
+                cache.seen(session_id, found)
         if isinstance(found, Moved):
             if on_moved is not None:
                 on_moved()
@@ -201,42 +233,47 @@ class DynamoDBStore:
         """As the contract says: a PutItem, or a transaction with the marker that the session in its place leaves."""
         self._values.check_size(record)
         operation = self._calls.begin()
-        while True:
-            try:
-                await self._create_once(operation, record, replaces, now, bury_until)
-            except ConditionFailed:
-                if replaces is None or not isinstance(await self._get_any(operation, replaces, now), Moved):
-                    return None
-                # It has moved already: whoever is to end it must find out where to, not what is begun here.
-                replaces = None
-                if not operation.is_unsettled:
-                    continue
-                error = OutcomeUnknown("a new session got no answer")
-            except OutcomeUnknown as unknown:
-                error = unknown
-            else:
-                self._note_written(now, record.id, replaces)
-                return record
-            if await self._is_created(operation, record, now, error):
-                self._note_written(now, record.id, replaces)
-                return record
-            if fresh_id is None:
-                raise StoreUnavailable(f"{error}; nothing is stored under this id") from None
-            record = replace(record, id=fresh_id())
+        try:
+            while True:
+                try:
+                    await self._create_once(operation, record, replaces, now, bury_until)
+                except ConditionFailed:
+                    if replaces is None or not isinstance(await self._get_any(operation, replaces, now), Moved):
+                        return None
+                    # It has moved already: whoever is to end it must find out where to, not what is begun here.
+                    replaces = None
+                    if not operation.is_unsettled:
+                        continue
+                    error = OutcomeUnknown("a new session got no answer")
+                except OutcomeUnknown as unknown:
+                    error = unknown
+                else:
+                    return record
+                if await self._is_created(operation, record, now, error):
+                    return record
+                if fresh_id is None:
+                    raise StoreUnavailable(f"{error}; nothing is stored under this id") from None
+                record = replace(record, id=fresh_id())
+        finally:
+            self._note_written(now, record.id, replaces)
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         """As the contract says: one UpdateItem, and a second, deciding attempt only where the first cannot be known."""
         changed = changes.apply(record)
         self._values.check_size(changed, before=record)
         operation = self._calls.begin()
-        if changes.is_touch:
-            stored = await self._touch(operation, record, changes, now)
-        elif len(changes.set) + len(changes.remove) > _MAX_ENTRIES:
-            stored = await self._replace(operation, record, changes, now)
-        else:
-            stored = await self._update(operation, record, changes, changed, now)
-        if stored is not None:
-            self._note_written(now, record.id)
+        stored: Record | None = None
+        try:
+            if changes.is_touch:
+                stored = await self._touch(operation, record, changes, now)
+            elif len(changes.set) + len(changes.remove) > _MAX_ENTRIES:
+                stored = await self._replace(operation, record, changes, now)
+            else:
+                stored = await self._update(operation, record, changes, changed, now)
+        finally:
+            if self._cache is not None:
+                self._cache.changed(record.id, None if operation.is_unsettled else stored, changes)
+            self._note_for_cheap_reads(now, record.id)
         return stored
 
     async def exchange(self, record: Record, decide: Decide, *, now: int) -> Record | None:
@@ -248,26 +285,28 @@ class DynamoDBStore:
         operation = self._calls.begin()
         name, left, request = f"exchange:{operation.id}", record, dict[str, Any]()
         changes = Changes(None)
-        while True:
-            stored, operations = await self._read(operation, record.id, now)
-            if operation.is_unsettled and isinstance(stored, Moved):
-                raise StoreUnavailable("a change got no answer; the session has another id meanwhile")
-            if not isinstance(stored, Record) or not is_same(stored, record):
-                return None
-            if name in operations:
-                return stored
-            # One that may still be applied is sent again as it was: then either of the two may be the one that is.
-            if not _may_land(operation, stored, left):
-                operation.is_unsettled = False
-                decided = decide(stored)
-                if decided is None:
+        try:
+            while True:
+                stored, operations = await self._read(operation, record.id, now)
+                if operation.is_unsettled and isinstance(stored, Moved):
+                    raise StoreUnavailable("a change got no answer; the session has another id meanwhile")
+                if not isinstance(stored, Record) or not is_same(stored, record):
+                    return None
+                if name in operations:
                     return stored
-                changes = decided
-                left = changes.apply(stored)
-                request = self._exchanging(stored, operations, changes, left, name, now)
-            if (changed := await self._change_as_read(operation, left, changes, request)) is not None:
-                self._note_written(now, record.id)
-                return changed
+                # One that may still be applied is sent again as it was: then either of the two may be the one that is.
+                if not _may_land(operation, stored, left):
+                    operation.is_unsettled = False
+                    decided = decide(stored)
+                    if decided is None:
+                        return stored
+                    changes = decided
+                    left = changes.apply(stored)
+                    request = self._exchanging(stored, operations, changes, left, name, now)
+                if (changed := await self._change_as_read(operation, left, changes, request)) is not None:
+                    return changed
+        finally:
+            self._note_written(now, record.id)
 
     def _exchanging(
         self, stored: Record, operations: Collection[str], changes: Changes, changed: Record, name: str, now: int
@@ -283,33 +322,35 @@ class DynamoDBStore:
         """As the contract says: one transaction of two writes. The old id then holds a marker."""
         operation = self._calls.begin()
         stored: Record | None = record
-        while stored is not None:
-            moved = changes.move(stored, new_id)
-            self._values.check_size(moved, before=stored)
-            put = {
-                "TableName": self.table_name,
-                "Item": item_format.from_record(moved, self._values),
-                "ConditionExpression": "attribute_not_exists(#id)",
-                "ExpressionAttributeNames": {"#id": table_schema.KEY},
-            }
-            marker = update_expression.move(stored, new_id, now, keeps_expiry=changes.expires_at is None)
-            leave = {"TableName": self.table_name, **marker}
-            try:
-                await self._transact(operation, moved, {"Put": put}, {"Put": leave})
-            except ConditionFailed:  # It was changed meanwhile, and those changes are to be kept; or it was ended.
-                found = await self._get(operation, record.id, now, consistent=True)
-                stored = found if isinstance(found, Record) and is_same(found, record) else None
-            except OutcomeUnknown as error:
-                settled = await self._settle_rotation(operation, record, new_id, now, error)
-                if not isinstance(settled, _StillThere):
-                    return settled
-                stored = settled.record
-            else:
-                self._note_written(now, new_id, record.id)
-                return moved
-            if stored is not None:
-                await operation.pause(StoreUnavailable("the session is changed faster than it can be moved"))
-        return None
+        try:
+            while stored is not None:
+                moved = changes.move(stored, new_id)
+                self._values.check_size(moved, before=stored)
+                put = {
+                    "TableName": self.table_name,
+                    "Item": item_format.from_record(moved, self._values),
+                    "ConditionExpression": "attribute_not_exists(#id)",
+                    "ExpressionAttributeNames": {"#id": table_schema.KEY},
+                }
+                marker = update_expression.move(stored, new_id, now, keeps_expiry=changes.expires_at is None)
+                leave = {"TableName": self.table_name, **marker}
+                try:
+                    await self._transact(operation, moved, {"Put": put}, {"Put": leave})
+                except ConditionFailed:  # It was changed meanwhile, and those changes are to be kept; or it was ended.
+                    found = await self._get(operation, record.id, now, consistent=True)
+                    stored = found if isinstance(found, Record) and is_same(found, record) else None
+                except OutcomeUnknown as error:
+                    settled = await self._settle_rotation(operation, record, new_id, now, error)
+                    if not isinstance(settled, _StillThere):
+                        return settled
+                    stored = settled.record
+                else:
+                    return moved
+                if stored is not None:
+                    await operation.pause(StoreUnavailable("the session is changed faster than it can be moved"))
+            return None
+        finally:
+            self._note_written(now, new_id, record.id)
 
     async def delete(
         self,
@@ -321,17 +362,18 @@ class DynamoDBStore:
     ) -> bool:
         """As the contract says: one DeleteItem, or a tombstone in its place where a creation may still come."""
         operation, now = self._calls.begin(), wall_clock()
-        if record is None and version is None and not is_random(session_id):
-            # What others may begin anew under an id of their own is not to be ended by an attempt of ours that is late.
-            found = await self._get_any(operation, session_id, now)
-            if found is None:
+        try:
+            if record is None and version is None and not is_random(session_id):
+                # What others may begin anew under an id of their own is not for a late attempt of ours to end.
+                found = await self._get_any(operation, session_id, now)
+                if found is None:
+                    return True
+                record = found if isinstance(found, Record) else None
+            if bury_until is not None and await self._bury(operation, session_id, now, bury_until):
                 return True
-            record = found if isinstance(found, Record) else None
-        if bury_until is not None and await self._bury(operation, session_id, now, bury_until):
-            return True
-        deleted = await self._delete(operation, session_id, record=record, version=version)
-        self._note_written(now, session_id)
-        return deleted
+            return await self._delete(operation, session_id, record=record, version=version)
+        finally:
+            self._note_written(now, session_id)
 
     async def move_in(
         self,
@@ -760,6 +802,8 @@ class DynamoDBStore:
             found = await self._get_any(operation, session_id, wall_clock())
         else:
             return True
+        finally:
+            self._note_written(wall_clock(), session_id)
         whose = party if record is None or party is not None else Party("owner", record.owner)
         if isinstance(found, Moved) and version is None and whose is not None:
             return await self._delete_moved(operation, found.to, whose, record, keep)
@@ -830,11 +874,17 @@ class DynamoDBStore:
             record = found if isinstance(found, Record) else None
             if found is None or (record is not None and not party.has(record)):
                 return False
-        ended = await self._delete(operation, session_id, record=record, party=party, keep=keep)
-        self._note_written(wall_clock(), session_id)
-        return ended
+        return await self._delete(operation, session_id, record=record, party=party, keep=keep)
 
     def _note_written(self, now: int, *session_ids: str | None) -> None:
+        """Note what this process has written, or may have: what the cache has of it may be over."""
+        if self._cache is not None:
+            for session_id in session_ids:
+                if session_id is not None:
+                    self._cache.drop(session_id)
+        self._note_for_cheap_reads(now, *session_ids)
+
+    def _note_for_cheap_reads(self, now: int, *session_ids: str | None) -> None:
         """Note what this process has written: for two seconds, reads of it are strong. The oldest are forgotten."""
         if self._consistent_read:
             return
@@ -898,6 +948,19 @@ class DynamoDBStore:
             raise SessionTooLarge(
                 MAX_RECORD_SIZE + 1, MAX_RECORD_SIZE, sorted(record.data, key=lambda key: -len(record.data[key]))[:3]
             ) from None
+
+
+def _cache(seconds: float, size: int) -> "ReadCache | None":
+    """Return a read cache; None: there is to be none. Raises ConfigurationError."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_CACHED:
+        raise ConfigurationError(f"cache_seconds={seconds!r} must be a number of seconds, from 0 (none) to an hour")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ConfigurationError(f"cache_size={size!r} must be a whole number of bytes, at least 1")
+    if not seconds:
+        return None
+    from dynamodb_sessions.stores.read_cache import ReadCache  # noqa: PLC0415 - of no use without a cache
+
+    return ReadCache(seconds, size)
 
 
 def _id_of(item: Any) -> str:

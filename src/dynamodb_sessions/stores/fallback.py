@@ -29,6 +29,7 @@ from dynamodb_sessions.stores.contract import (
     Consistency,
     Decide,
     Health,
+    IsDue,
     OnMoved,
     Party,
     ProbedStore,
@@ -256,6 +257,7 @@ class FallbackStore:
         min_version: int = 0,
         consistency: Consistency = "default",
         on_moved: OnMoved | None = None,
+        is_due: IsDue | None = None,
     ) -> Record | None:
         """As every store. What has moved from memory is found under the id that it had there, too."""
         if not await self._is_primary():
@@ -266,8 +268,10 @@ class FallbackStore:
             if found is not None:
                 return found
             session_id = self._moved.get(session_id, session_id)
+        # A store of somebody's own that keeps no versions is never told, and need not know of it.
+        told: dict[str, Any] = {} if is_due is None else {"is_due": is_due}
         return await self.primary.load(
-            session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved
+            session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved, **told
         )
 
     async def create(

@@ -14,6 +14,7 @@ from dynamodb_sessions.stores.contract import (
     Consistency,
     Decide,
     Health,
+    IsDue,
     OnMoved,
     Party,
     Record,
@@ -68,6 +69,7 @@ class MemoryStore:
         min_version: int = 0,  # noqa: ARG002
         consistency: Consistency = "default",  # noqa: ARG002
         on_moved: OnMoved | None = None,
+        is_due: IsDue | None = None,  # noqa: ARG002
     ) -> Record | None:
         """As the contract says. What is past its expiry is removed, and does not exist."""
         with self._lock:

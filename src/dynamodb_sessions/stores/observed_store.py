@@ -1,6 +1,7 @@
 """ObservedStore: a store whose operations are told to `on_event`, and to the log at DEBUG."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any
 
 from dynamodb_sessions.events import Observer, OnEvent, done_or_gone, found_or_absent
 from dynamodb_sessions.stores.contract import (
@@ -8,6 +9,7 @@ from dynamodb_sessions.stores.contract import (
     Consistency,
     Decide,
     Health,
+    IsDue,
     OnMoved,
     OwnerStore,
     Record,
@@ -26,11 +28,8 @@ class ObservedStore:
     def __init__(self, store: SessionStore, on_event: OnEvent | None) -> None:
         self._store = store
         self.observer: Observer = Observer(on_event, store)
-
-    @property
-    def keeps_versions(self) -> bool:
+        self.keeps_versions: bool = bool(getattr(store, "keeps_versions", False))
         """Whether the store's reads are better for knowing which version the browser has seen."""
-        return bool(getattr(self._store, "keeps_versions", False))
 
     async def load(
         self,
@@ -40,10 +39,13 @@ class ObservedStore:
         min_version: int = 0,
         consistency: Consistency = "default",
         on_moved: OnMoved | None = None,
+        is_due: IsDue | None = None,
     ) -> Record | None:
         """Load, and tell of it."""
+        # A store of somebody's own that keeps no versions need not know of it.
+        told: dict[str, Any] = {} if is_due is None or not self.keeps_versions else {"is_due": is_due}
         work = self._store.load(
-            session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved
+            session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved, **told
         )
         return await self.observer.observed("load", session_id, work, found_or_absent)
 
