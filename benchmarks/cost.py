@@ -9,12 +9,14 @@ a process, is not counted, nor is storage.
 import argparse
 import asyncio
 import base64
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from botocore.exceptions import ClientError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,7 +27,7 @@ from benchmarks.stub import Items
 from dynamodb_sessions import DynamoDBSessionMiddleware, DynamoDBStore
 from dynamodb_sessions import clock as package_clock
 from dynamodb_sessions.identifiers import new_id
-from dynamodb_sessions.stores import item_format
+from dynamodb_sessions.stores import item_format, read_cache
 from dynamodb_sessions.stores.contract import Record
 from dynamodb_sessions.web.cookie import CookiePayload, SessionCookie
 
@@ -40,9 +42,11 @@ What counts is https://aws.amazon.com/dynamodb/pricing/on-demand/.
 READ_UNIT, WRITE_UNIT = 4096, 1024
 """Bytes. Source: "DynamoDB read and write operations" in the AWS documentation."""
 
-OURS, EVENTUAL = "this package", "… consistent_read=False"
+OURS, EVENTUAL, CACHED = "this package", "… consistent_read=False", "… cache_seconds=5"
 TOUCHES, WRITES = "touching at every request", "writing after every response"
 LIMITS = {OURS: 0.25, EVENTUAL: 0.15}
+CACHED_READS = 0.35
+"""How many of the reads of a page may be left with a cache."""
 ROUNDS = 1
 NOW = 1_800_000_000
 
@@ -155,14 +159,30 @@ class WritesAlways:
         await self._app(scope, receive, write)
 
 
-def middlewares(meters: dict[str, Meter]) -> dict[str, ASGIApp]:
-    def ours(name: str, *, touch_after: int | None = None, consistent_read: bool = True) -> ASGIApp:
-        store = DynamoDBStore("sessions", client=meters[name], consistent_read=consistent_read)
-        return DynamoDBSessionMiddleware(app, KEY, max_age=MAX_AGE, store=store, touch_after=touch_after)
+class RoundRobin:
+    """A load balancer in front of several instances."""
+
+    def __init__(self, instances: Sequence[ASGIApp]) -> None:
+        self._turns = itertools.cycle(instances)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await next(self._turns)(scope, receive, send)
+
+
+def middlewares(meters: dict[str, Meter], instances: int) -> dict[str, ASGIApp]:
+    def ours(name: str, *, touch_after: int | None = None, **options: Any) -> ASGIApp:
+        stores = [DynamoDBStore("sessions", client=meters[name], **options) for _ in range(instances)]
+        return RoundRobin(
+            [
+                DynamoDBSessionMiddleware(app, KEY, max_age=MAX_AGE, store=store, touch_after=touch_after)
+                for store in stores
+            ]
+        )
 
     return {
         OURS: ours(OURS),
         EVENTUAL: ours(EVENTUAL, consistent_read=False),
+        CACHED: ours(CACHED, cache_seconds=5),
         TOUCHES: ours(TOUCHES, touch_after=1),
         WRITES: WritesAlways(app, meters[WRITES]),
     }
@@ -195,6 +215,8 @@ class Shape:
     size: int
     cycle: Sequence[tuple[int, str]]
     times: int
+    instances: int = 1
+    """How many serve them in turn."""
 
 
 def _reading(writes: str, reads: int, pause: int) -> list[tuple[int, str]]:
@@ -209,8 +231,10 @@ SHAPES = (
     Shape("chatty", 1_000, _reading("/write", 1, 5), 50),
     Shape("cart", 500, _reading("/add", 3, 15), 25),
     Shape("agent", 500, [(30, "/turn")], 40),
+    Shape("page", 2_000, [(30, "/read"), *[(0, "/read")] * 9, (1, "/read"), *[(0, "/read")] * 9], 10, instances=4),
 )
-"""Who writes: one of ten requests of `read-mostly`, of two of `chatty`, of four of `cart`, and every one of `agent`."""
+"""Who writes: one of ten requests of `read-mostly`, of two of `chatty`, of four of `cart`, and every one of `agent`.
+A `page` makes 20 requests within two seconds, which four instances serve in turn."""
 
 
 @contextmanager
@@ -218,10 +242,11 @@ def clock() -> Iterator[list[int]]:
     """Give a list whose one number is the time, to the package as well."""
     now, real = [NOW], package_clock.wall_clock
     package_clock.wall_clock = lambda: now[0]
-    try:
-        yield now
-    finally:
-        package_clock.wall_clock = real
+    with patch.multiple(read_cache, monotonic=lambda: now[0], wall_time=lambda: now[0]):
+        try:
+            yield now
+        finally:
+            package_clock.wall_clock = real
 
 
 async def visit(shape: Shape, middleware: ASGIApp, now: list[int]) -> int:
@@ -243,11 +268,12 @@ async def visit(shape: Shape, middleware: ASGIApp, now: list[int]) -> int:
 async def measure(report: Report, *, visitors: int) -> None:
     rows = []
     for shape in SHAPES:
-        meters = {name: Meter() for name in (OURS, EVENTUAL, TOUCHES, WRITES)}
+        meters = {name: Meter() for name in (OURS, EVENTUAL, CACHED, TOUCHES, WRITES)}
         requests = dict.fromkeys(meters, 0)
-        for name, middleware in middlewares(meters).items():
+        for name, middleware in middlewares(meters, shape.instances).items():
             with clock() as now:
-                await Contender("", middleware).ask("/look")
+                for _ in range(shape.instances):
+                    await Contender("", middleware).ask("/look")
                 meters[name].reads = 0.0  # The probe's.
                 meters[name].calls.clear()
                 for _ in range(visitors):
@@ -262,10 +288,14 @@ def row(shape: Shape, name: str, meters: dict[str, Meter], requests: int) -> dic
     share: Bar | float | None = meter.dollars / always.dollars if always.dollars else None
     if shape.name == "read-mostly" and name in LIMITS and isinstance(share, float):
         share = Bar(f"{name}, read-mostly, cost to {WRITES}", share, LIMITS[name])
+    reads: Bar | float | None = meter.reads / meters[OURS].reads if name == CACHED and meter.reads else None
+    if shape.name == "page" and isinstance(reads, float):
+        reads = Bar(f"{name}, page, reads to without", reads, CACHED_READS)
     return {
         "traffic": shape.name,
         "sessions": name,
         "to writing always": share,
+        "reads to without": reads,
         "$ / million requests": meter.dollars / requests * 1e6,
         "read units / request": meter.reads / requests,
         "write units / request": meter.writes / requests,

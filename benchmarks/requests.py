@@ -1,10 +1,10 @@
 """A whole request in process, its sessions in DynamoDB, beside starsessions in Redis and beside bare DynamoDB calls.
 
 DynamoDB is a stub that answers at once, or after an exact latency, in a process of its own; Redis is real. A bare call
-is no request: it is the least that any request would take. The servers have a core of their own, where there are two;
-the cost of their work is shown, to see that it is not what is measured, and with it that of the relay which delays
-Redis' answers. Every answer is checked: read requests must find their session, and in the end all that was written must
-be there.
+is no request: it is the least that any request would take. With a cache, a session is read once, and then found in the
+process, as it is in the memory store. The servers have a core of their own, where there are two; the cost of their work
+is shown, to see that it is not what is measured, with that of the relay which delays Redis' answers. Every answer
+is checked: read requests must find their session, and in the end all that was written must be there.
 """
 
 import argparse
@@ -30,10 +30,11 @@ from starlette.types import ASGIApp
 from benchmarks import redis_server, stub
 from benchmarks.harness import KEY, Bar, Report, be_nobody, closing, on_a_core_apart, options_of, paired, percentile
 from benchmarks.middleware import MAX_AGE, Contender, app, app_that_loads
-from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore
+from dynamodb_sessions import ConfigurationError, DynamoDBSessionMiddleware, DynamoDBStore, MemoryStore
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS
 
 BOTO3, ASYNC = "this package, boto3", "this package, async"
+CACHED, MEMORY = "this package, async, cache_seconds=60", "this package, memory"
 BARE_BOTO3, BARE_AIODYNAMO = "bare boto3 in threads", "bare aiodynamo"
 REDIS = "starsessions + Redis"
 TRAFFIC = ("read", "read-mostly")
@@ -201,8 +202,8 @@ async def browsers(app: ASGIApp, number: int) -> list[Browser]:
     return [await Browser(app).sign_in() for _ in range(number)]
 
 
-def with_dynamodb(url: str, client: Any = None) -> ASGIApp:
-    store = DynamoDBStore("sessions", endpoint_url=url, client=client)
+def with_dynamodb(url: str, client: Any = None, *, cache_seconds: float = 0) -> ASGIApp:
+    store = DynamoDBStore("sessions", endpoint_url=url, client=client, cache_seconds=cache_seconds)
     return DynamoDBSessionMiddleware(app, KEY, max_age=MAX_AGE, store=store, fallback="error")
 
 
@@ -217,8 +218,12 @@ async def groups(report: Report, latency: float, number: int) -> AsyncIterator[l
             found = [Group(BOTO3, through_boto3, [pid])]
             try:
                 found.append(Group(ASYNC, await browsers(with_dynamodb(url, "async"), number), [pid]))
+                cached = with_dynamodb(url, "async", cache_seconds=60)
+                found.append(Group(CACHED, await browsers(cached, number), [pid]))
             except ConfigurationError as error:
                 report.miss(f"{ASYNC}: {error}")
+            in_memory = DynamoDBSessionMiddleware(app, KEY, max_age=MAX_AGE, store=MemoryStore())
+            found.append(Group(MEMORY, await browsers(in_memory, number), []))
             found.append(Group(BARE_BOTO3, await bare_boto3(url, number), [pid]))
             if find_spec("aiodynamo") is None or find_spec("aiohttp") is None:
                 report.miss(f"{BARE_AIODYNAMO}: aiodynamo and aiohttp are not installed")
@@ -312,6 +317,7 @@ def row(name: str, traffic: str, latency: float, concurrent: int, taken: dict[st
         "to the bare call's": to(bare) if bare else None,
         "to Redis'": to(REDIS),
         "to boto3's": to(BOTO3),
+        "to memory's": to(MEMORY) if name == CACHED else None,
         "requests/s": statistics.median(sample.rate for sample in taken[name]),
         "CPU µs": statistics.median(sample.cpu / len(sample.latencies) for sample in taken[name]) * 1e6,
         "p50 ms": percentile(every, 50) * 1000,
@@ -322,6 +328,8 @@ def row(name: str, traffic: str, latency: float, concurrent: int, taken: dict[st
 
 def limits(name: str, other: str, traffic: str, concurrent: int) -> float | None:
     """Return how many times the other's throughput is wanted, if any is, of a server that answers at once."""
+    if name == CACHED:  # Every read is a hit. That takes no more than 1.3 times as long as memory's.
+        return {REDIS: 8.0, MEMORY: 1 / 1.3}.get(other) if traffic == "read" else None
     if traffic == "read" and (name, other) == (ASYNC, BOTO3):
         return 5.0 if concurrent == 64 else None
     reads = {(BOTO3, BARE_BOTO3): 0.85, (ASYNC, BARE_AIODYNAMO): 0.75}

@@ -235,7 +235,7 @@ def test_the_stub_refuses_what_it_does_not_understand(stub_url: str) -> None:
         (partial(put, ConditionExpression="size(#a) > :b"), "ValidationException"),
         (partial(put, ConditionExpression="a = :a AND (b = :b OR begins_with(c, :c))"), "ValidationException"),
         (partial(put, ConditionExpression="a = :a AND (b = :b OR c = :c"), "ValidationException"),
-        (partial(update, UpdateExpression="SET a = if_not_exists(a, :a)"), "ValidationException"),
+        (partial(update, UpdateExpression="SET a = list_append(a, :a)"), "ValidationException"),
         (partial(update, UpdateExpression="SET a = :a + :a"), "ValidationException"),
     ):
         with pytest.raises(ClientError, match=code):
@@ -333,6 +333,9 @@ def test_requests() -> None:
             measured = [float(row["requests/s"]) for row in rows if row["sessions"] == name]
             assert all(measured)
             assert (not measured) == (f"NOT MEASURED: {name}: " in printed)
+        names = {row["sessions"] for row in rows}
+        assert requests.MEMORY in names
+        assert (requests.CACHED in names) == (requests.ASYNC in names)
     assert status == 0
 
 
@@ -398,7 +401,11 @@ def test_cost() -> None:
     (rows,) = tables(printed)
     assert status == 0
     dollars = {(row["traffic"], row["sessions"]): float(row["$ / million requests"]) for row in rows}
+    pages = {row["sessions"]: row for row in rows if row["traffic"] == "page"}
+    reads = float(pages[cost.CACHED]["reads to without"].split()[0])
+    assert 0 < reads < 0.35
     for shape in cost.SHAPES:
+        assert dollars[shape.name, cost.CACHED] <= dollars[shape.name, cost.OURS]
         costs = [dollars[shape.name, name] for name in (cost.EVENTUAL, cost.OURS, cost.WRITES, cost.TOUCHES)]
         assert costs == [0.0] * 4 if shape.name == "anonymous" else sorted(costs[:3]) == costs[:3]
 
