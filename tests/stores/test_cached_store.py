@@ -100,6 +100,14 @@ async def test_other_reads_neither_use_it_nor_fill_it(
     assert await cached.load(record.id, now=NOW, min_version=1) == changed
 
 
+async def test_whoever_lists_sessions_sees_what_is_stored(
+    cached: DynamoDBStore, other: DynamoDBStore, record: Record
+) -> None:
+    await cached.load(record.id, now=NOW, min_version=1)
+    changed = await other.update(record, Changes(LATER, set={"n": "2"}), now=NOW)
+    assert [each async for each in cached.list_owner(record.owner)] == [changed]
+
+
 async def test_it_is_filled_by_strong_reads_though_others_are_cheap(
     new_store: Callable[..., DynamoDBStore], record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:

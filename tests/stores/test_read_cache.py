@@ -175,6 +175,8 @@ class TestWhatIsKept:
         with cache._lock:
             assert in_a_child(lambda: cache.get("a", now=NOW, min_version=1) is None)
         assert len(cache) == 1
+        cache.forked()
+        assert (len(cache), cache._bytes) == (0, 0)
 
 
 class TestOwnChanges:
