@@ -505,10 +505,19 @@ ENDING = ("atomically", "short", "rotate", "logout")
 
 
 async def one_day(
-    chance: random.Random, engine: Engine, clock: Clock, *, watch: Callable[[World], None], visits: int = 12
+    chance: random.Random,
+    engine: Engine,
+    clock: Clock,
+    *,
+    watch: Callable[[World], None],
+    kinds: Sequence[str] = ("steady", "steady", "frozen", "set back"),
+    visits: int = 12,
 ) -> World:
-    """Let browsers visit a site of several instances, in an order that chance decides. Return what came of it."""
-    kind = chance.choice(["steady", "steady", "frozen", "set back"])
+    """Let browsers visit a site of several instances, in an order that chance decides. Return what came of it.
+
+    `kinds` are of days: on which both clocks go, the monotonic one may stand still, or the wall clock may be set back.
+    """
+    kind = chance.choice(kinds)
     world = World(chance, engine, clock, loses=chance.random() < 0.3, kind=kind)
     watch(world)
     stores = [
