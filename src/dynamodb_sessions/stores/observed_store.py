@@ -28,8 +28,12 @@ class ObservedStore:
     def __init__(self, store: SessionStore, on_event: OnEvent | None) -> None:
         self._store = store
         self.observer: Observer = Observer(on_event, store)
-        self.keeps_versions: bool = bool(getattr(store, "keeps_versions", False))
+        self._takes_is_due = self.keeps_versions
+
+    @property
+    def keeps_versions(self) -> bool:
         """Whether the store's reads are better for knowing which version the browser has seen."""
+        return bool(getattr(self._store, "keeps_versions", False))
 
     async def load(
         self,
@@ -43,7 +47,7 @@ class ObservedStore:
     ) -> Record | None:
         """Load, and tell of it."""
         # A store of somebody's own that keeps no versions need not know of it.
-        told: dict[str, Any] = {} if is_due is None or not self.keeps_versions else {"is_due": is_due}
+        told: dict[str, Any] = {} if is_due is None or not self._takes_is_due else {"is_due": is_due}
         work = self._store.load(
             session_id, now=now, min_version=min_version, consistency=consistency, on_moved=on_moved, **told
         )
