@@ -107,3 +107,22 @@ def test_entries_that_are_not_each_one_json_value_are_refused(items: dict[str, s
     """Nothing of one entry may be read as a part of the next."""
     with pytest.raises(ValueError):  # noqa: PT011 - in whatever words json has for it
         decode_items(items)
+
+
+@pytest.mark.parametrize(
+    ("value", "known", "expected"),
+    [
+        (5, "5", "5"),
+        (5, "4", "5"),
+        (5, "5.0", "5"),
+        (5, "05", "5"),
+        (5, " 5", " 5"),
+        (0, "-0", "-0"),
+        (-5, "5", "-5"),
+        (1, "true", "1"),
+        (True, "1", "true"),
+        (10**30, str(10**30), str(10**30)),
+    ],
+)
+def test_a_number_is_known_by_its_value_and_its_kind(value: object, known: str, expected: str) -> None:
+    assert encode_item("n", value, known=known) == expected
