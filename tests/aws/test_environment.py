@@ -100,7 +100,10 @@ def proxy(moto_url: str, table_name: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def no_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_boto3(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From when the table is there."""
+    assert not proxy.requests
+
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("boto3 is asked")
 
