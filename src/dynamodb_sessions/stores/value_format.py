@@ -18,7 +18,7 @@ from dynamodb_sessions.stores import contract
 from dynamodb_sessions.stores.contract import MAX_RECORD_SIZE, Record
 
 if TYPE_CHECKING:
-    from dynamodb_sessions.stores.encryption import Encryption
+    from dynamodb_sessions.stores.encryption import Encryption, SessionCipher
 
 ENCRYPTED = {b"\x01": "S", b"\x02": "B"}
 """The first byte of an encrypted value, and what it hides."""
@@ -55,7 +55,7 @@ class ValueFormat:
         So whoever gives a session another id packs all of it anew.
         """
         packed = {key: pack(value, self._compress_over) for key, value in values.items()}
-        if self._encryption is None or not self._encryption.overhead:
+        if self._encryption is None or not self.overhead:
             return packed
         cipher = self._encryption.of(session_id)
         return {key: {"B": cipher.encrypt(key, attribute)} for key, attribute in packed.items()}
@@ -69,7 +69,7 @@ class ValueFormat:
         values, left, cipher = {}, _MAX_UNPACKED, None
         for key, attribute in attributes.items():
             held: Mapping[str, Any] | None = attribute
-            if "S" not in attribute and (stored := _bytes(attribute["B"]))[:1] in ENCRYPTED:
+            if "S" not in attribute and (stored := as_bytes(attribute["B"]))[:1] in ENCRYPTED:
                 if cipher is None and self._encryption is not None:
                     cipher = self._encryption.of(session_id)
                 held = None if cipher is None else cipher.decrypt(key, stored)
@@ -79,13 +79,21 @@ class ValueFormat:
                 raise ValueError("more than any session holds")
         return values
 
+    @property
+    def overhead(self) -> int:
+        """How many bytes longer a value is for being encrypted; 0: none is."""
+        return 0 if self._encryption is None else self._encryption.overhead
+
+    def cipher_of(self, session_id: str) -> "SessionCipher | None":
+        """Return what decrypts the values of one session, and encrypts them if there is an `overhead`. None: no key."""
+        return None if self._encryption is None else self._encryption.of(session_id)
+
     def check_size(self, record: Record, *, before: Record | None = None) -> None:
         """Raise SessionTooLarge for a record that does not fit into an item, encrypted, but as if nothing compressed.
 
         One that was larger before may stay so: compressed, what several have put in together may fit all the same.
         """
-        overhead = 0 if self._encryption is None else self._encryption.overhead
-        contract.check_size(record, before=before, overhead=overhead)
+        contract.check_size(record, before=before, overhead=self.overhead)
 
     def _sealed(self) -> str:
         """Return what stands for a value that no key opens. Raises CorruptRecord if nothing does."""
@@ -113,15 +121,20 @@ def unpack(attribute: Mapping[str, Any]) -> str:
     if "S" in attribute:
         text: str = attribute["S"]
         return text
+    return inflate(as_bytes(attribute["B"]), MAX_RECORD_SIZE).decode()
+
+
+def inflate(compressed: bytes, max_size: int) -> bytes:
+    """Return what was compressed. Raises ValueError if it is invalid, or more than so many bytes."""
     inflating = zlib.decompressobj()
     # A few bytes may claim to be gigabytes.
     try:
-        value = inflating.decompress(_bytes(attribute["B"]), MAX_RECORD_SIZE)
+        value = inflating.decompress(compressed, max_size)
     except zlib.error:
         raise ValueError("not compressed as it should be") from None
     if not inflating.eof:
-        raise ValueError("cut off, or more than a session can hold")
-    return value.decode()
+        raise ValueError("cut off, or more than is ever stored")
+    return value
 
 
 def check_readable(record: Record) -> None:
@@ -134,7 +147,7 @@ def check_readable(record: Record) -> None:
         raise SessionTooLarge(size, limit, sorted(record.data, key=lambda key: -len(record.data[key]))[:3])
 
 
-def _bytes(held: Any) -> bytes:
+def as_bytes(held: Any) -> bytes:
     """Return stored bytes, which a client may leave as they came, in base64."""
     return held if isinstance(held, bytes) else base64.b64decode(held)
 
