@@ -14,26 +14,29 @@ class StoreUnavailable(SessionError):
 class SessionTooLarge(SessionError):
     """Raised if a session would not fit into one DynamoDB item. The stored session is intact.
 
-    `size` and `limit` are bytes as DynamoDB counts them; `keys` are the session's largest keys, largest first.
+    `size` and `limit` are bytes as DynamoDB counts them; `keys` are the session's largest keys, largest first. Of what
+    is no session, `what` says what is too large, and `keys` has its name.
     """
 
-    def __init__(self, size: int, limit: int, keys: Sequence[str]) -> None:
+    def __init__(self, size: int, limit: int, keys: Sequence[str], *, what: str | None = None) -> None:
         self.size = size
         self.limit = limit
         self.keys: tuple[str, ...] = tuple(keys)
         largest = ", ".join(ascii(key) for key in self.keys)
-        super().__init__(f"the session is {size:,} bytes, the limit is {limit:,}; its largest keys: {largest}")
+        too_large = f"{what or 'the session'} is {size:,} bytes, the limit is {limit:,}"
+        super().__init__(too_large if what else f"{too_large}; its largest keys: {largest}")
 
 
 class UnserializableValue(SessionError, TypeError):
     """Raised if a key or value is nothing the serializer carries, JSON by default. Nothing was sent.
 
-    `key` is the top-level key.
+    `key` is the top-level key. Of what is no session's, `what` says what it is that cannot be stored.
     """
 
-    def __init__(self, key: object, reason: str) -> None:
+    def __init__(self, key: object, reason: str, *, what: str | None = None) -> None:
         self.key = key
-        super().__init__(f"session[{key!a}] cannot be stored: {reason}")
+        self.reason = reason
+        super().__init__(f"{what or f'session[{key!a}]'} cannot be stored: {reason}")
 
 
 class ConfigurationError(SessionError, ValueError):

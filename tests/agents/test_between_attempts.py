@@ -288,14 +288,14 @@ async def test_a_pop_that_gets_no_answer_ends_by_its_one_deadline(
 async def test_what_an_earlier_version_has_stored_goes_on(
     converse: Converse, client: Any, table_name: str, now: Clock
 ) -> None:
-    """Its head has no word of clears, and its `ttl` is when its messages expire."""
+    """Its head has no word of clears, and its `ttl` is when its messages expire: as they do by themselves still."""
     head = {"session_id": {"S": "chat"}, "position": {"N": "0"}, "last": {"N": "101"}, "owner": {"S": "alice"}}
     head |= {"created_at": {"N": "1"}, "updated_at": {"N": "1"}, "ttl": {"N": str(now.now + 1000)}}
     client.put_item(TableName=table_name, Item=head)
     message = {"message": {"S": '{"role":"user","content":"old"}'}, "created_at": {"N": "1"}}
     key = {"session_id": {"S": "chat"}, "position": {"N": "101"}}
     client.put_item(TableName=table_name, Item=key | message | {"ttl": {"N": str(now.now + 1000)}})
-    await converse(owner="alice", ttl_seconds=60).add_items([said("new")])
+    await converse(owner="alice", ttl_seconds=60, ttl_of="message").add_items([said("new")])
     assert await texts(converse()) == ["old", "new"]
     now.now += 999
     assert await texts(converse()) == ["old"]

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from dynamodb_sessions import ConfigurationError, SessionEvent, SessionTooLarge
-from dynamodb_sessions.agents import DynamoDBConversation
-from dynamodb_sessions.agents import conversation as conversation_module
+from dynamodb_sessions.agents import DynamoDBConversation, partition
 from dynamodb_sessions.events import observing
 from dynamodb_sessions.identifiers import fingerprint
 from tests.agents.conftest import Converse, said
@@ -27,7 +26,7 @@ async def test_every_call_is_told(converse: Converse, client: Any, table_name: s
     await conversation.clear_session()
     await conversation.pop_item()
     with pytest.raises(SessionTooLarge):
-        await conversation.add_items([said("x" * 500_000)])
+        await conversation.add_items([said("x" * 41_000_000)])
     assert [(event.name, event.outcome) for event in events] == [
         ("add_items", "ok"),
         ("get_items", "ok"),
@@ -53,7 +52,7 @@ async def test_every_call_is_told(converse: Converse, client: Any, table_name: s
 
 async def test_messages_are_told_page_by_page(converse: Converse, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done with a message is no part of a page, nor is what it consumes."""
-    monkeypatch.setattr(conversation_module, "_MAX_PAGE", 3)
+    monkeypatch.setattr(partition, "MAX_PAGE", 3)
     events: list[SessionEvent] = []
     conversation = converse(on_event=events.append)
     await conversation.add_items([said(str(number)) for number in range(5)])

@@ -2,37 +2,49 @@
 
 A conversation is one partition. At position 0 is its head, which hands out positions to writers, each its own run of
 them, so that two turns at once neither collide nor mix; after it come the messages. The first position is where the
-clock is, in microseconds; from then on they only grow, through every clear.
+clock is, in microseconds; from then on they only grow, through every clear. A message that is too large for an item
+takes as many positions as it has parts. Below the head are the tokens of turns: what has one is stored once.
 
 A public method is one operation, with one deadline. Only what takes many calls has more: a turn that does not fit into
 a transaction has one for each of its parts, a clear one for what readers see and then one for each batch of deletes,
-and what yields many messages one for each page.
+a renewal one for each batch of messages, and what yields many messages one for each page.
 """
 
 import contextlib
 import functools
+import hashlib
 import logging
 import time
-import uuid
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Self
 
 from dynamodb_sessions import settings
-from dynamodb_sessions.agents import conversation_head
-from dynamodb_sessions.agents.conversation_head import Head, Lifetime
+from dynamodb_sessions.agents import conversation_head, parts
+from dynamodb_sessions.agents.conversation_head import Head, Lifetime, Writer
+from dynamodb_sessions.agents.partition import DELETES_AT_ONCE, HEAD, Partition, get
+from dynamodb_sessions.agents.parts import Packed, PartsFormat
+from dynamodb_sessions.agents.reading import CREATED_AT, MESSAGE, Message, Reading
+from dynamodb_sessions.agents.renewal import renew
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
 from dynamodb_sessions.clock import check_seconds, wall_clock
-from dynamodb_sessions.codec import decode, encode_item, is_text
+from dynamodb_sessions.codec import encode_item, is_text
 from dynamodb_sessions.events import Observer, OnEvent, check_on_event, done, found_or_absent
-from dynamodb_sessions.exceptions import ConfigurationError, SessionError, SessionTooLarge, StoreUnavailable
+from dynamodb_sessions.exceptions import (
+    ConfigurationError,
+    SessionError,
+    SessionTooLarge,
+    StoreUnavailable,
+    UnserializableValue,
+)
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.settled import settled
-from dynamodb_sessions.stores import item_format, table_schema, value_format
-from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, MAX_RECORD_SIZE, Party, is_owner
+from dynamodb_sessions.stores import item_format, table_schema
+from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, Party, is_owner
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
 
 try:
@@ -43,28 +55,21 @@ except ImportError as _missing:
         f"dynamodb_sessions.agents takes the OpenAI Agents SDK ({_missing}): pip install 'dynamodb-sessions[agents]'"
     ) from _missing
 
+__all__ = ["TOKEN_SECONDS", "Conversation", "DynamoDBConversation", "Message"]
+
 logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
-MAX_TRANSACTION_ITEMS = 100
-MAX_TRANSACTION_SIZE = 4_000_000
-"""Bytes. Source: DynamoDB's service quotas, "Transactions": 4 MB, of which the requests' own text takes a little."""
+TOKEN_SECONDS = 30 * conversation_head.DAY
+"""For how long it is known that a turn was stored under a token."""
 
 _MAX_ID_SIZE = 2048
-_MAX_PAGE = 1000
-_DELETES_AT_ONCE = 25  # Source: DynamoDB's service quotas, "BatchWriteItem".
-_COMPRESS_OVER = 1024
-_HEAD = conversation_head.POSITION
-_PROBE = {**item_format.key(PROBE_ID), table_schema.POSITION: item_format.number(_HEAD)}
-_NAMES = {"#k": table_schema.KEY, "#p": table_schema.POSITION}
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a conversation. `position` grows from each to the next; `created_at`: epoch seconds."""
-
-    position: int
-    created_at: int
-    item: Any
+_MAX_TOKEN_SIZE = 2048
+_ITEM_SIZE = 256
+"""Bytes of a message's item, but for its message and its conversation's id, at the most."""
+_PROBE = {**item_format.key(PROBE_ID), table_schema.POSITION: item_format.number(HEAD)}
+_USE_TIMEOUT = 1.0
+_FIRST = "first"
+"""In a token's item: the position of the first message that was stored under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +88,21 @@ class Conversation:
 class DynamoDBConversation:
     """The history of one conversation, shared by all that name it: `Runner.run(…, session=DynamoDBConversation(…))`.
 
-    `session_id` is any text of at most 2048 bytes. Messages live for `ttl_seconds` after they were added; None: until
-    they are removed. `owner` is who `of_owner` lists the conversation for, and `tenant`, only with an owner, the one
-    `of_tenant` lists it for. `session_settings` is the SDK's, whose `limit` is how many messages `get_items` gives by
+    `session_id` is any text of at most 2048 bytes. A conversation lives for `ttl_seconds` after it was last used: added
+    to, popped from, or read by `get_items`, which counts when a tenth of them has passed. None says nothing: a new
+    conversation stays until it is cleared, and one that has a lifetime keeps it. With `ttl_of="message"` each message
+    lives by itself, for `ttl_seconds` after it was added; None: until it is removed.
+
+    `owner` is who `of_owner` lists the conversation for, and `tenant`, only with an owner, the one `of_tenant` lists it
+    for. `session_settings` is the SDK's, or a dict of it, whose `limit` is how many messages `get_items` gives by
     default. `client`, `region_name`, `endpoint_url` and `create_table` are DynamoDBStore's, and DYNAMODB_ENDPOINT_URL
-    counts as for that; objects with the same ones share their connections. `on_event` is called with a SessionEvent
-    after each call of a method, and after each page of what yields many.
+    counts as for that; objects with the same ones share their connections. `dynamodb_client` is another name of
+    `client`. `on_event` is called with a SessionEvent after each call of a method, and after each page of what yields
+    many.
 
     Its methods raise StoreUnavailable, ConfigurationError, UnserializableValue or SessionTooLarge, the last two before
-    anything is stored. The constructor raises ConfigurationError. A write that is cancelled ends first.
+    anything is stored. The constructor raises ConfigurationError, and TypeError for invalid `session_settings`. A write
+    that is cancelled ends first.
     """
 
     session_settings: SessionSettings | None = None
@@ -104,11 +115,13 @@ class DynamoDBConversation:
         region_name: str | None = None,
         endpoint_url: str | None = None,
         client: Any = None,
+        dynamodb_client: Any = None,
         ttl_seconds: int | None = None,
+        ttl_of: Literal["conversation", "message"] = "conversation",
         owner: str | None = None,
         tenant: str | None = None,
         create_table: bool = False,
-        session_settings: SessionSettings | None = None,
+        session_settings: SessionSettings | dict[str, Any] | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         if not is_text(session_id, max_size=_MAX_ID_SIZE):
@@ -119,15 +132,43 @@ class DynamoDBConversation:
             raise ConfigurationError(
                 f"a tenant must be a non-empty str of at most {MAX_OWNER_SIZE} bytes, and given with an owner"
             )
+        if ttl_of not in ("conversation", "message"):
+            raise ConfigurationError(f'ttl_of={ttl_of!r} must be "conversation" or "message"')
+        if client is not None and dynamodb_client is not None:
+            raise ConfigurationError("client and dynamodb_client are the same: give one of them")
         check_seconds("ttl_seconds", ttl_seconds)
         check_on_event(on_event)
         self.session_id = session_id
-        self.session_settings = session_settings or SessionSettings()
-        self._ttl_seconds = ttl_seconds
-        self._owner = owner
-        self._tenant = tenant
-        self._calls = _table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        self.session_settings = _settings(session_settings)
+        self._lifetime = Lifetime(ttl_seconds, of_messages=ttl_of == "message")
+        self._writer = Writer(owner, tenant, self._lifetime)
+        self._calls = _table(
+            table_name,
+            region_name,
+            settings.endpoint_url(endpoint_url),
+            dynamodb_client if client is None else client,
+            create_table,
+        )
+        self._partition = Partition(self._calls, session_id)
+        self._format = PartsFormat(session_id)
         self._observer = Observer(on_event, self._calls, subject="conversation")
+        _users.setdefault(self._calls, weakref.WeakSet()).add(self)
+
+    async def close(self) -> None:
+        """Close the connections, unless other conversations with the same ones are still there. A given client stays.
+
+        A later call opens new ones.
+        """
+        users = _users[self._calls]
+        users.discard(self)
+        if not users:
+            await self._calls.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
         """Return the latest `limit` messages, or all, in the order they were added: no more than these are read."""
@@ -135,28 +176,186 @@ class DynamoDBConversation:
 
     async def _get(self, limit: int | None) -> list[Any]:
         limit = resolve_session_limit(limit, self.session_settings)
-        found = [message.item async for message in self._read(newest_first=limit is not None, limit=limit)]
+        reading = self._reading(newest_first=limit is not None, limit=limit)
+        found = [message.item async for message, _ in reading.messages()]
+        await self._use(reading.head)
         return found if limit is None else found[::-1]
 
-    async def add_items(self, items: Sequence[Any]) -> None:
+    async def add_items(self, items: Sequence[Any], *, token: str | None = None) -> None:
         """Add messages at the end, together: up to 100 of them, and 4 MB, all or none.
 
-        More are added in that many steps, which others' messages do not come between either.
-        """
-        if items:
-            await self._observer.observed("add_items", self.session_id, self._add(items), done)
+        More are added in that many steps, which others' messages do not come between either. A message is JSON, or a
+        pydantic model; of at most 4 MB as it is stored, compressed.
 
-    async def _add(self, items: Sequence[Any]) -> None:
-        now = wall_clock()
-        made = [self._made(f"items[{number}]", each, now) for number, each in enumerate(items)]
-        parts = [*_transactions(made)]
-        await settled(self._begin_turn(made, parts[0], now))
-        for part in parts[1:]:
-            await settled(self._put(self._calls.begin(), part))
+        With a `token`, any text of yours that is this turn's alone, it is stored once, whoever repeats it. So a turn
+        can be added again after StoreUnavailable. A token is known for 30 days, through pops and clears, and takes the
+        place of one of the 100.
+        """
+        if token is not None and not is_text(token, max_size=_MAX_TOKEN_SIZE):
+            raise ConfigurationError(f"a token must be a non-empty str of at most {_MAX_TOKEN_SIZE} bytes")
+        if items:
+            await self._observer.observed("add_items", self.session_id, self._add(items, token), done)
+
+    async def _add(self, items: Sequence[Any], token: str | None) -> None:
+        turn = _Turn([self._packed(f"items[{number}]", each) for number, each in enumerate(items)], wall_clock(), token)
+        steps = [*turn.steps(len(self.session_id.encode()) + _ITEM_SIZE)]
+        head = await settled(self._begin_turn(turn, steps[0]))
+        if head is None or turn.first + turn.count - 1 <= head.cleared:
+            return  # It was stored before, under its token, and removed since.
+        for number, step in enumerate(steps[1:], 1):
+            await settled(self._store(self._calls.begin(), turn, step, number))
+        await self._renew(head)
+
+    def _packed(self, name: str, message: Any) -> Packed:
+        """Return a message as it is stored. `name` is what errors call it."""
+        what = f"{name}, a message of a conversation,"
+        if hasattr(message, "model_dump"):
+            message = message.model_dump(mode="json", exclude_unset=True)
+        try:
+            text = encode_item(name, message)
+        except UnserializableValue as error:
+            raise UnserializableValue(name, error.reason, what=what) from None
+        if len(text) > parts.MAX_UNPACKED // 4 and (size := len(text.encode())) > parts.MAX_UNPACKED:
+            raise SessionTooLarge(size, parts.MAX_UNPACKED, [name], what=f"{what} uncompressed")
+        packed = self._format.pack(text)
+        size = packed.size + packed.count * (len(self.session_id.encode()) + _ITEM_SIZE)
+        if size > parts.MAX_TRANSACTION_SIZE:
+            raise SessionTooLarge(size, parts.MAX_TRANSACTION_SIZE, [name], what=what)
+        return packed
+
+    async def _begin_turn(self, turn: "_Turn", step: slice) -> Head | None:
+        """Give all messages of a turn their positions, and store those of the first step. Return the head.
+
+        A turn whose first step was stored before, under its token, has the positions that it has there.
+        """
+        operation = self._calls.begin()
+        while not await self._was_begun(operation, turn):
+            head = await self._reserve(operation, turn)
+            turn.first = head.last - turn.count + 1
+            turn.ttl = head.message_ttl(turn.now, self._lifetime)
+            if await self._store(operation, turn, step, 0):
+                return head
+        found = await self._partition.head(operation)
+        turn.ttl = None if found is None else found.message_ttl(turn.now, self._lifetime)
+        return found
+
+    async def _was_begun(self, operation: Operation, turn: "_Turn") -> bool:
+        """Whether the first step of a turn was stored, under its token."""
+        found = None if turn.token is None else await self._partition.get(operation, turn.token_position(0))
+        if found is None:
+            return False
+        try:
+            turn.first = int(found[_FIRST]["N"])
+        except (KeyError, TypeError, ValueError):
+            raise StoreUnavailable("a token of a conversation cannot be read") from None
+        return True
+
+    async def _store(self, operation: Operation, turn: "_Turn", step: slice, number: int) -> bool:
+        """Store the messages of a step. Return False if they were stored before, under the turn's token."""
+        writes: list[dict[str, Any]] = [{"Put": {"Item": item}} for item in self._items(turn, step)]
+        if turn.token is not None:
+            stored = self._partition.key(turn.token_position(number)) | {
+                _FIRST: item_format.number(turn.first),
+                table_schema.TTL: item_format.number(turn.now + TOKEN_SECONDS),
+            }
+            is_new = {
+                "ConditionExpression": "attribute_not_exists(#k)",
+                "ExpressionAttributeNames": {"#k": table_schema.KEY},
+            }
+            writes.append({"Put": {"Item": stored, **is_new}})
+        try:
+            await self._partition.transact(operation, writes)
+        except ConditionFailed:
+            return False
+        return True
+
+    def _items(self, turn: "_Turn", step: slice) -> list[dict[str, Any]]:
+        """Return the items of a step's messages, each at its position."""
+        item = {CREATED_AT: item_format.number(turn.now)}
+        if turn.ttl is not None:
+            item[table_schema.TTL] = item_format.number(turn.ttl)
+        position, made = turn.first + sum(packed.count for packed in turn.messages[: step.start]), []
+        for packed in turn.messages[step]:
+            for each in parts.split(item, MESSAGE, self._format.parts(packed, MESSAGE)):
+                made.append(self._partition.key(position) | each)
+                position += 1
+        return made
+
+    async def _reserve(self, operation: Operation, turn: "_Turn") -> Head:
+        """Take the turn's positions for one's own. Return the head. Repeated, it takes more: nobody misses them."""
+        head: Head | None = None
+        while True:
+            if head is None:
+                base = time.time_ns() // 1000
+                update = conversation_head.advance(turn.count, self._writer, now=turn.now, base=base)
+            else:
+                update = conversation_head.advance_from(head, turn.count, self._writer, now=turn.now)
+            with contextlib.suppress(ConditionFailed):
+                answer = await self._partition.update_head(operation, update)
+                if not isinstance(answer.get("Attributes"), dict):
+                    raise StoreUnavailable("DynamoDB's answer is invalid")
+                return Head.of(answer["Attributes"])
+            if head is not None:
+                await operation.pause(StoreUnavailable("others change the conversation first"))
+            head = await self._partition.head(operation)
+            if head is not None and head.is_live(turn.now) and head.is_refused_to(self._writer):
+                raise SessionError(f"conversation {fingerprint(self.session_id)} belongs to somebody else")
+
+    async def _use(self, head: Head | None) -> None:
+        """Have the conversation live for longer, if that is due. It was used, whatever becomes of this."""
+        if head is None:
+            return
+        update = conversation_head.use(head, wall_clock(), self._lifetime)
+        if update is not None:
+            with self._warned(), contextlib.suppress(ConditionFailed):
+                await settled(self._partition.update_head(self._calls.begin_within(_USE_TIMEOUT), update))
+        await self._renew(head)
+
+    async def _renew(self, head: Head) -> None:
+        """Have the messages stay for longer, if that is due."""
+        if head.needs_renewal(wall_clock(), self._lifetime):
+            with self._warned():
+                await renew(self._partition, head, self._lifetime, wall_clock)
+
+    @contextlib.contextmanager
+    def _warned(self) -> Any:
+        """Have a failure be a warning: the next use tries again."""
+        try:
+            yield
+        except SessionError as error:
+            logger.warning("conversation %s is not renewed: %s", fingerprint(self.session_id), error)
 
     async def pop_item(self) -> Any | None:
         """Remove the latest message and return it; None if there is none. Of several at once, each gets another one."""
-        return await self._observer.observed("pop_item", self.session_id, settled(self._pop()), found_or_absent)
+        return await self._observer.observed("pop_item", self.session_id, self._pop(), found_or_absent)
+
+    async def _pop(self) -> Any | None:
+        item, head = await settled(self._pop_latest())
+        await self._use(head)
+        return item
+
+    async def _pop_latest(self) -> tuple[Any | None, Head | None]:
+        operation = self._calls.begin()
+        while True:
+            reading = self._reading(newest_first=True, limit=1, operation=operation)
+            latest = [found async for found in reading.messages()]
+            if not latest:
+                return None, reading.head
+            [(message, count)] = latest
+            exists = {
+                "ConditionExpression": "attribute_exists(#k)",
+                "ExpressionAttributeNames": {"#k": table_schema.KEY},
+            }
+            positions = range(message.position - count + 1, message.position + 1)
+            # In a transaction, so that a repeated attempt is told of its own success, not that there is none.
+            with contextlib.suppress(ConditionFailed):
+                await self._partition.transact(
+                    operation, [{"Delete": {"Key": self._partition.key(position), **exists}} for position in positions]
+                )
+                return message.item, reading.head
+            # Or those that have waited longest would wait longest again.
+            operation.got_on()
+            await operation.pause(StoreUnavailable("others pop the latest message first"))
 
     async def clear_session(self) -> None:
         """Remove all messages there are when this is called. What others begin to add meanwhile stays.
@@ -170,18 +369,55 @@ class DynamoDBConversation:
         if last is None:
             return
         async with (
-            aclosing(self._query(last=last, projection="#k, #p")) as found,
-            aclosing(batches(found, _DELETES_AT_ONCE)) as parts,
+            aclosing(self._partition.query(last=last, projection="#k, #p")) as found,
+            aclosing(batches(found, DELETES_AT_ONCE)) as keys_of,
         ):
-            async for keys in parts:
-                await settled(self._delete(keys))
+            async for keys in keys_of:
+                await settled(self._partition.delete(keys))
 
-    async def messages(self, *, after: int = _HEAD, limit: int | None = None) -> AsyncIterator[Message]:
-        """Yield the messages in the order they were added; from `after`, the position of the last one seen, on."""
-        found = self._observer.observed_pages("messages", self.session_id, self._read(after=after, limit=limit))
+    async def _clear(self) -> int | None:
+        """Clear the conversation for all readers. Return the last position there was; None: there was none."""
+        operation, now = self._calls.begin(), wall_clock()
+        head = found = await self._partition.head(operation)
+        if head is None:
+            # An earlier version may have left messages behind, and no head.
+            async with aclosing(self._partition.query(newest_first=True, page=1, operation=operation)) as newest:
+                async for each in newest:
+                    head = Head(int(each[table_schema.POSITION]["N"]))
+                    break
+        if head is None or (head.is_empty and head.cleared == head.last):
+            return None if head is None else head.last
+        try:
+            empty = conversation_head.empty(head, now=now, exists=found is not None)
+            await self._partition.update_head(operation, empty)
+        except ConditionFailed:  # It has gone on.
+            with contextlib.suppress(ConditionFailed):  # Somebody else has cleared it.
+                await self._partition.update_head(operation, conversation_head.clear_up_to(head.last))
+        return head.last
+
+    async def messages(
+        self,
+        *,
+        after: int = HEAD,
+        limit: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        newest_first: bool = False,
+    ) -> AsyncIterator[Message]:
+        """Yield the messages in the order they were added; from `after`, the position of the last one seen, on.
+
+        `since` and `until` are epoch seconds: only messages that were added from the first on, and before the second.
+        What lies between the end that it begins at and the first message that is wanted is read too: begin at the
+        latest, by `newest_first`, if `since` is recent.
+        """
+        reading = self._reading(after=after, limit=limit, since=since, until=until, newest_first=newest_first)
+        found = self._observer.observed_pages("messages", self.session_id, reading.messages())
         async with aclosing(found):
-            async for message in found:
+            async for message, _ in found:
                 yield message
+
+    def _reading(self, **what: Any) -> Reading:
+        return Reading(self._partition, self._format, wall_clock(), **what)
 
     @staticmethod
     def of_owner(
@@ -219,194 +455,47 @@ class DynamoDBConversation:
         place = partial(_table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
         return _observed_of(Party("tenant", tenant), place, on_event)
 
-    async def _begin_turn(self, made: list[dict[str, Any]], part: list[dict[str, Any]], now: int) -> None:
-        """Give all messages of a turn their positions, and store the first part of them."""
-        operation = self._calls.begin()
-        first = await self._reserve(operation, len(made), now) - len(made) + 1
-        for position, message in enumerate(made, first):
-            message[table_schema.POSITION] = item_format.number(position)
-        await self._put(operation, part)
 
-    async def _reserve(self, operation: Operation, count: int, now: int) -> int:
-        """Take so many positions for one's own. Return the last. Repeated, it takes more: nobody misses them."""
-        for lifetime in Lifetime if self._ttl_seconds is not None else (Lifetime.ALL,):
-            update = conversation_head.advance(
-                count,
-                now=now,
-                base=time.time_ns() // 1000,
-                owner=self._owner,
-                tenant=self._tenant,
-                ttl_seconds=self._ttl_seconds,
-                lifetime=lifetime,
-            )
-            with contextlib.suppress(ConditionFailed):
-                answer = await self._update_head(operation, update)
-                try:
-                    return int(answer["Attributes"]["last"]["N"])
-                except (KeyError, TypeError, ValueError):
-                    raise StoreUnavailable("DynamoDB's answer is invalid") from None
-        raise SessionError(f"conversation {fingerprint(self.session_id)} belongs to somebody else")
+@dataclass(slots=True)
+class _Turn:
+    """Messages that are added together, and where: known once their positions are taken."""
 
-    async def _update_head(self, operation: Operation, update: dict[str, Any]) -> dict[str, Any]:
-        """Raises ConditionFailed if the head is not as the update demands."""
-        return await self._calls.repeat(
-            operation, "update_item", TableName=self._calls.table_name, Key=self._key(_HEAD), **update
-        )
+    messages: list[Packed]
+    now: int
+    token: str | None
+    first: int = 0
+    ttl: int | None = None
 
-    async def _put(self, operation: Operation, messages: list[dict[str, Any]]) -> None:
-        puts = [{"Put": {"TableName": self._calls.table_name, "Item": message}} for message in messages]
-        await self._transact(operation, puts)
+    @property
+    def count(self) -> int:
+        """How many positions it takes."""
+        return sum(packed.count for packed in self.messages)
 
-    async def _pop(self) -> Any | None:
-        operation = self._calls.begin()
-        while True:
-            latest = [message async for message in self._read(newest_first=True, limit=1, operation=operation)]
-            if not latest:
-                return None
-            delete = {
-                "TableName": self._calls.table_name,
-                "Key": self._key(latest[0].position),
-                "ConditionExpression": "attribute_exists(#k)",
-                "ExpressionAttributeNames": {"#k": table_schema.KEY},
-            }
-            # In a transaction, so that a repeated attempt is told of its own success, not that there is none.
-            with contextlib.suppress(ConditionFailed):
-                await self._transact(operation, [{"Delete": delete}])
-                return latest[0].item
-            await operation.pause(StoreUnavailable("others pop the latest message first"))
+    def steps(self, item_size: int) -> Iterator[slice]:
+        """Yield which messages are stored by one transaction, and which by the next; always the same of the same."""
+        sizes = ((packed.count, packed.size + packed.count * item_size) for packed in self.messages)
+        return parts.fit(sizes, max_items=parts.MAX_TRANSACTION_ITEMS - (self.token is not None))
 
-    async def _clear(self) -> int | None:
-        """Clear the conversation for all readers. Return the last position there was; None: there was none."""
-        operation, now = self._calls.begin(), wall_clock()
-        head = found = await _head(self._calls, operation, self._key(_HEAD))
-        if head is None:
-            # An earlier version may have left messages behind, and no head.
-            async with aclosing(self._query(newest_first=True, page=1, operation=operation)) as newest:
-                async for each in newest:
-                    head = Head(int(each[table_schema.POSITION]["N"]))
-                    break
-        if head is None or (head.is_empty and head.cleared == head.last):
-            return None if head is None else head.last
-        try:
-            await self._update_head(operation, conversation_head.empty(head, now=now, exists=found is not None))
-        except ConditionFailed:  # It has gone on.
-            with contextlib.suppress(ConditionFailed):  # Somebody else has cleared it.
-                await self._update_head(operation, conversation_head.clear_up_to(head.last))
-        return head.last
+    def token_position(self, step: int) -> int:
+        """Return the position at which it stands that a step was stored. No reader of messages looks below 0."""
+        digest = hashlib.sha256(f"{step}:{self.token}".encode()).digest()
+        return -1 - int.from_bytes(digest[:15])  # DynamoDB's numbers have 38 digits: 120 bits have 37.
 
-    def _made(self, name: str, message: Any, now: int) -> dict[str, Any]:
-        """Return a message's item, but for its position. `name` is what errors call it."""
-        text = encode_item(name, message)
-        made = {
-            **self._key(2**63),  # As many digits as any.
-            "message": value_format.pack(text, _COMPRESS_OVER),
-            "created_at": item_format.number(now),
-        }
-        if self._ttl_seconds is not None:
-            made[table_schema.TTL] = item_format.number(now + self._ttl_seconds)
-        size = max(_size(made), len(text.encode()))  # However small it is compressed: it is to be read again.
-        if size > MAX_RECORD_SIZE:
-            raise SessionTooLarge(size, MAX_RECORD_SIZE, [name])
-        return made
 
-    async def _read(
-        self,
-        *,
-        newest_first: bool = False,
-        limit: int | None = None,
-        after: int = _HEAD,
-        operation: Operation | None = None,
-    ) -> AsyncGenerator[Message, None]:
-        """Yield messages that were not cleared and have not expired. Without an operation each page is one.
+def _settings(given: SessionSettings | dict[str, Any] | None) -> SessionSettings:
+    """Return the SDK's settings, as its own sessions take them. Raises TypeError for unknown keys."""
+    if given is None or isinstance(given, SessionSettings):
+        return given or SessionSettings()
+    if not isinstance(given, dict):
+        raise TypeError(f"session_settings must be SessionSettings or a dict, not {type(given).__name__}")
+    unknown = sorted(map(str, given.keys() - {field.name for field in fields(SessionSettings)}))
+    if unknown:
+        raise TypeError(f"unknown session_settings: {', '.join(unknown)}")
+    return SessionSettings(**given)
 
-        A message that cannot be read is left out, with a warning.
-        """
-        if limit is not None and limit <= 0:
-            return
-        left, now, cleared = limit, wall_clock(), _HEAD
-        first = after + 1
-        if after <= _HEAD and not newest_first:
-            first = _HEAD  # The head comes with them.
-        else:
-            head = await _head(self._calls, operation or self._calls.begin(), self._key(_HEAD))
-            cleared = _HEAD if head is None else head.cleared
-            first = max(after, cleared) + 1
-        page = None if limit is None else limit + (first == _HEAD)
-        async with aclosing(
-            self._query(newest_first=newest_first, page=page, first=first, operation=operation)
-        ) as found:
-            async for each in found:
-                position = int(each[table_schema.POSITION]["N"])
-                if position == _HEAD:
-                    cleared = Head.of(each).cleared
-                if position <= cleared or not _is_live(each, now):
-                    continue
-                try:
-                    message = decode(value_format.unpack(each["message"]))
-                    made = Message(position, int(each["created_at"]["N"]), message)
-                except (KeyError, TypeError, ValueError, RecursionError) as error:
-                    logger.warning(
-                        "a message of conversation %s cannot be read and is left out: %s",
-                        fingerprint(self.session_id),
-                        type(error).__name__,
-                    )
-                    continue
-                left = None if left is None else left - 1
-                yield made
-                if left == 0:
-                    return
 
-    def _query(
-        self,
-        projection: str | None = None,
-        *,
-        newest_first: bool = False,
-        page: int | None = None,
-        first: int = _HEAD + 1,
-        last: int | None = None,
-        operation: Operation | None = None,
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the items at these positions, a page of at most so many after the other."""
-        values: dict[str, Any] = {":k": {"S": self.session_id}, ":p": item_format.number(first)}
-        positions = "#p >= :p"
-        if last is not None:
-            positions, values[":l"] = "#p BETWEEN :p AND :l", item_format.number(last)
-        options: dict[str, Any] = {} if page is None else {"Limit": min(page, _MAX_PAGE)}
-        if projection is not None:
-            options["ProjectionExpression"] = projection
-        return self._calls.pages(
-            "query",
-            operation=operation,
-            TableName=self._calls.table_name,
-            KeyConditionExpression=f"#k = :k AND {positions}",
-            ExpressionAttributeNames=_NAMES,
-            ExpressionAttributeValues=values,
-            ScanIndexForward=not newest_first,
-            ConsistentRead=True,
-            **options,
-        )
-
-    async def _delete(self, keys: list[dict[str, Any]]) -> None:
-        """Delete at most 25 items."""
-        left: list[dict[str, Any]] = [{"DeleteRequest": {"Key": key}} for key in keys]
-        operation = self._calls.begin()
-        while left:
-            answer = await self._calls.repeat(
-                operation, "batch_write_item", RequestItems={self._calls.table_name: left}
-            )
-            left = (answer.get("UnprocessedItems") or {}).get(self._calls.table_name) or []
-            if left:
-                await operation.pause(StoreUnavailable("DynamoDB keeps refusing to delete"))
-
-    async def _transact(self, operation: Operation, writes: list[dict[str, Any]]) -> None:
-        # The same token on every attempt: a repeated request whose first reply was lost is answered, not repeated. Also
-        # one write alone needs it: what it has added may have been popped before it is repeated.
-        await self._calls.repeat(
-            operation, "transact_write_items", TransactItems=writes, ClientRequestToken=str(uuid.uuid4())
-        )
-
-    def _key(self, position: int) -> dict[str, Any]:
-        return {**item_format.key(self.session_id), table_schema.POSITION: item_format.number(position)}
+_users: weakref.WeakKeyDictionary[TableCalls, weakref.WeakSet["DynamoDBConversation"]] = weakref.WeakKeyDictionary()
+"""Which conversations share the connections of a table."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -445,46 +534,19 @@ async def _conversations_of(place: TableCalls, party: Party) -> AsyncGenerator[C
     now, name = wall_clock(), str(party.name)
     is_owners = party.kind == "owner"
     query = table_schema.of_owner(name) | {"ScanIndexForward": False} if is_owners else table_schema.of_tenant(name)
-    async with aclosing(place.pages("query", TableName=place.table_name, **query)) as found:
-        async for each in found:
-            key = {attribute: each[attribute] for attribute in (table_schema.KEY, table_schema.POSITION)}
-            head = await _head(place, place.begin(), key)
-            if head is None or not head.is_live(now):
-                continue
-            if (head.owner if is_owners else head.tenant) == party.name:
-                session_id = key[table_schema.KEY]["S"]
-                yield Conversation(session_id, head.created_at or 0, head.updated_at or 0, head.owner)
 
+    async def read(operation: Operation, item: dict[str, Any]) -> Conversation | None:
+        key = {attribute: item[attribute] for attribute in (table_schema.KEY, table_schema.POSITION)}
+        found = await get(place, operation, key)
+        head = None if found is None else Head.of(found)
+        if head is None or not head.is_live(now) or (head.owner if is_owners else head.tenant) != party.name:
+            return None
+        return Conversation(item[table_schema.KEY]["S"], head.created_at or 0, head.updated_at or 0, head.owner)
 
-async def _head(place: TableCalls, operation: Operation, key: dict[str, Any]) -> Head | None:
-    answer = await place.read(operation, "get_item", TableName=place.table_name, Key=key, ConsistentRead=True)
-    found = answer.get("Item")
-    return None if found is None else Head.of(found)
-
-
-def _is_live(found: dict[str, Any], now: int) -> bool:
-    """Whether an item has not expired: DynamoDB takes up to two days to remove it."""
-    return table_schema.TTL not in found or int(found[table_schema.TTL]["N"]) > now
-
-
-def _size(made: dict[str, Any]) -> int:
-    """Return the bytes DynamoDB counts for a message's item, or a few more."""
-    values = (next(iter(value.values())) for value in made.values())
-    return sum(
-        len(name) + len(value.encode() if isinstance(value, str) else value)
-        for name, value in zip(made, values, strict=True)
-    )
-
-
-def _transactions(made: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the items in their order, as many at a time as one transaction takes."""
-    part: list[dict[str, Any]] = []
-    size = 0
-    for message in made:
-        more = _size(message)
-        if part and (len(part) == MAX_TRANSACTION_ITEMS or size + more > MAX_TRANSACTION_SIZE):
-            yield part
-            part, size = [], 0
-        part.append(message)
-        size += more
-    yield part
+    async with (
+        aclosing(place.pages("query", TableName=place.table_name, **query)) as listed,
+        aclosing(place.many(listed, read)) as found,
+    ):
+        async for conversation in found:
+            if conversation is not None:
+                yield conversation

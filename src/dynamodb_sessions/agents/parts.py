@@ -165,14 +165,23 @@ def transactions(values: Iterable[Sequence[dict[str, Any]]]) -> Iterator[list[di
 
     Those of one value stay together: none may have more than a transaction takes.
     """
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for items in values:
-        more = sum(map(item_size, items))
-        if batch and (len(batch) + len(items) > MAX_TRANSACTION_ITEMS or size + more > MAX_TRANSACTION_SIZE):
-            yield batch
-            batch, size = [], 0
-        batch.extend(items)
-        size += more
-    if batch:
-        yield batch
+    made = [*values]
+    for batch in fit((len(items), sum(map(item_size, items))) for items in made):
+        yield [item for items in made[batch] for item in items]
+
+
+def fit(sizes: Iterable[tuple[int, int]], *, max_items: int = MAX_TRANSACTION_ITEMS) -> Iterator[slice]:
+    """Yield which values fit into one transaction, and which into the next. `sizes`: of each, how many items and bytes.
+
+    What is more than a transaction takes has one of its own.
+    """
+    start, items, size = 0, 0, 0
+    end = 0
+    for end, (more_items, more_size) in enumerate(sizes):
+        if items and (items + more_items > max_items or size + more_size > MAX_TRANSACTION_SIZE):
+            yield slice(start, end)
+            start, items, size = end, 0, 0
+        items += more_items
+        size += more_size
+    if items:
+        yield slice(start, end + 1)

@@ -64,6 +64,10 @@ class Operation:
             self._id = f"{int(time.time())}:{secrets.token_urlsafe(9)}"
         return self._id
 
+    def got_on(self) -> None:
+        """Have the next pause be as short as the first: whoever was in the way has done what they were about to."""
+        self._pauses = 0
+
     async def pause(self, failure: StoreUnavailable) -> None:
         """Wait before another attempt, longer each time, and no two writers the same.
 

@@ -1,0 +1,108 @@
+"""Partition: the items of one conversation, and the calls that are made for them. It knows no messages."""
+
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from dynamodb_sessions.agents import conversation_head
+from dynamodb_sessions.agents.conversation_head import Head
+from dynamodb_sessions.aws.table_calls import Operation, TableCalls
+from dynamodb_sessions.exceptions import StoreUnavailable
+from dynamodb_sessions.stores import item_format, table_schema
+
+HEAD = conversation_head.POSITION
+MAX_PAGE = 1000
+DELETES_AT_ONCE = 25
+"""Source: DynamoDB's service quotas, "BatchWriteItem"."""
+
+
+class Partition:
+    """The items that have one key, each at a position of its own."""
+
+    __slots__ = ("calls", "session_id")
+
+    def __init__(self, calls: TableCalls, session_id: str) -> None:
+        self.calls = calls
+        self.session_id = session_id
+
+    def key(self, position: int) -> dict[str, Any]:
+        """Return the key of the item at a position."""
+        return {**item_format.key(self.session_id), table_schema.POSITION: item_format.number(position)}
+
+    async def get(self, operation: Operation, position: int) -> dict[str, Any] | None:
+        """Return the item at a position."""
+        return await get(self.calls, operation, self.key(position))
+
+    async def head(self, operation: Operation) -> Head | None:
+        """Return the head; None: nothing was added yet."""
+        found = await self.get(operation, HEAD)
+        return None if found is None else Head.of(found)
+
+    async def update_head(self, operation: Operation, update: dict[str, Any]) -> dict[str, Any]:
+        """Raises ConditionFailed if the head is not as the update demands."""
+        return await self.calls.repeat(
+            operation, "update_item", TableName=self.calls.table_name, Key=self.key(HEAD), **update
+        )
+
+    def query(
+        self,
+        projection: str | None = None,
+        *,
+        newest_first: bool = False,
+        page: int | None = None,
+        first: int = HEAD + 1,
+        last: int | None = None,
+        operation: Operation | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the items at these positions, a page of at most so many after the other."""
+        values: dict[str, Any] = {":k": {"S": self.session_id}, ":p": item_format.number(first)}
+        names = {"#k": table_schema.KEY, "#p": table_schema.POSITION}
+        positions = "#p >= :p"
+        if last is not None:
+            positions, values[":l"] = "#p BETWEEN :p AND :l", item_format.number(last)
+        options: dict[str, Any] = {} if page is None else {"Limit": min(page, MAX_PAGE)}
+        if projection is not None:
+            options["ProjectionExpression"] = projection
+            names |= {"#t": table_schema.TTL} if "#t" in projection else {}
+        return self.calls.pages(
+            "query",
+            operation=operation,
+            TableName=self.calls.table_name,
+            KeyConditionExpression=f"#k = :k AND {positions}",
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=values,
+            ScanIndexForward=not newest_first,
+            ConsistentRead=True,
+            **options,
+        )
+
+    async def transact(self, operation: Operation, writes: Sequence[dict[str, Any]]) -> None:
+        """Make all the writes, or none. Each is named as TransactWriteItems names it, without its table.
+
+        Raises ConditionFailed if one of their conditions does not hold.
+        """
+        named = [
+            {kind: {"TableName": self.calls.table_name, **write}} for each in writes for kind, write in each.items()
+        ]
+        # The same token on every attempt: a repeated request whose first reply was lost is answered, not repeated. Also
+        # one write alone needs it: what it has added may have been popped before it is repeated.
+        await self.calls.repeat(
+            operation, "transact_write_items", TransactItems=named, ClientRequestToken=str(uuid.uuid4())
+        )
+
+    async def delete(self, keys: list[dict[str, Any]]) -> None:
+        """Delete at most 25 items."""
+        left: list[dict[str, Any]] = [{"DeleteRequest": {"Key": key}} for key in keys]
+        operation = self.calls.begin()
+        while left:
+            answer = await self.calls.repeat(operation, "batch_write_item", RequestItems={self.calls.table_name: left})
+            left = (answer.get("UnprocessedItems") or {}).get(self.calls.table_name) or []
+            if left:
+                await operation.pause(StoreUnavailable("DynamoDB keeps refusing to delete"))
+
+
+async def get(calls: TableCalls, operation: Operation, key: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the item with a key."""
+    answer = await calls.read(operation, "get_item", TableName=calls.table_name, Key=key, ConsistentRead=True)
+    found: dict[str, Any] | None = answer.get("Item")
+    return found

@@ -1,0 +1,154 @@
+"""Reading: the messages of a conversation that a reader may see, one by one. It writes nothing."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynamodb_sessions.agents import parts
+from dynamodb_sessions.agents.conversation_head import Head
+from dynamodb_sessions.agents.partition import HEAD, Partition
+from dynamodb_sessions.agents.parts import PartsFormat
+from dynamodb_sessions.aws.table_calls import Operation
+from dynamodb_sessions.codec import decode
+from dynamodb_sessions.identifiers import fingerprint
+from dynamodb_sessions.stores import table_schema
+
+logger = logging.getLogger("dynamodb_sessions")
+
+MESSAGE = "message"
+CREATED_AT = "created_at"
+
+_CLOCKS_APART = 300
+"""Seconds by which the clocks of those who add messages may differ: beyond that, none is looked for by its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation. `position` grows from each to the next; `created_at`: epoch seconds."""
+
+    position: int
+    created_at: int
+    item: Any
+
+
+@dataclass(slots=True)
+class Reading:
+    """What is to be read: at most `limit` messages after a position, from `since` on and before `until`.
+
+    `head` is the conversation's as it was read; None: there is none, or nothing was read. Without an `operation` each
+    page is one. A message that cannot be read is left out, with a warning; but one that no key opens raises
+    CorruptRecord, for without its key a conversation must not look as if it were empty.
+    """
+
+    partition: Partition
+    format: PartsFormat
+    now: int
+    newest_first: bool = False
+    limit: int | None = None
+    after: int = HEAD
+    since: float | None = None
+    until: float | None = None
+    operation: Operation | None = None
+    head: Head | None = field(default=None, init=False)
+
+    async def messages(self) -> AsyncGenerator[tuple[Message, int], None]:
+        """Yield messages that were not cleared and have not expired, and how many items each takes.
+
+        A message is at the position of the last one of its items.
+        """
+        left = self.limit
+        if left is not None and left <= 0:
+            return
+        async with aclosing(self._values()) as found:
+            async for items, is_whole in found:
+                message = self._message(items, is_whole=is_whole)
+                if message is None:
+                    continue
+                if self._is_past(message):
+                    return
+                if not self._is_wanted(message):
+                    continue
+                left = None if left is None else left - 1
+                yield message, len(items)
+                if left == 0:
+                    return
+
+    async def _values(self) -> AsyncGenerator[tuple[list[dict[str, Any]], bool], None]:
+        """Yield the items of each message that may be seen, and whether none is missing."""
+        first = HEAD  # The head comes with them.
+        if self.after > HEAD or self.newest_first:
+            operation = self.operation or self.partition.calls.begin()
+            self.head = await self.partition.head(operation)
+            first = max(self.after, self._cleared, HEAD) + 1
+        while not self._has_ended:
+            skips = False
+            page = None if self.limit is None else self.limit + (first == HEAD)
+            items = self.partition.query(
+                newest_first=self.newest_first, page=page, first=first, operation=self.operation
+            )
+            async with aclosing(items), aclosing(parts.gather(items, _value_of)) as found:
+                async for value, is_whole in found:
+                    position = _position(value[-1])
+                    if position == HEAD:
+                        self.head = Head.of(value[0])
+                        if self._has_ended:
+                            return
+                    elif position > self._cleared:
+                        yield value, is_whole
+                    elif first == HEAD:
+                        skips = True
+                        break
+            if not skips:
+                return
+            first = self._cleared + 1  # There may be pages of what was cleared and is not yet deleted.
+
+    @property
+    def _cleared(self) -> int:
+        return HEAD if self.head is None else self.head.cleared
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.head is not None and self.head.has_ended(self.now)
+
+    def _message(self, items: list[dict[str, Any]], *, is_whole: bool) -> Message | None:
+        """Return the message that these items hold; None: it has expired, or cannot be read."""
+        if not all(_is_live(item, self.now) for item in items):
+            return None
+        try:
+            if not is_whole:
+                raise ValueError("a part of it is missing")  # noqa: TRY301 - it is as invalid as the others
+            text = self.format.unpack([item[MESSAGE] for item in items], MESSAGE).decode()
+            return Message(_position(items[-1]), int(items[0][CREATED_AT]["N"]), decode(text))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            logger.warning(
+                "a message of conversation %s cannot be read and is left out: %s",
+                fingerprint(self.partition.session_id),
+                type(error).__name__ if is_whole else error,
+            )
+            return None
+
+    def _is_wanted(self, message: Message) -> bool:
+        at = message.created_at
+        return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
+
+    def _is_past(self, message: Message) -> bool:
+        """Whether none of those that come after this one is wanted: they are in the order of time, nearly."""
+        if self.newest_first:
+            return self.since is not None and message.created_at < self.since - _CLOCKS_APART
+        return self.until is not None and message.created_at >= self.until + _CLOCKS_APART
+
+
+def _position(item: dict[str, Any]) -> int:
+    return int(item[table_schema.POSITION]["N"])
+
+
+def _value_of(item: dict[str, Any]) -> int:
+    """Return the position of the first part of a message: its parts follow each other."""
+    return _position(item) - parts.part_of(item)
+
+
+def _is_live(found: dict[str, Any], now: int) -> bool:
+    """Whether an item has not expired: DynamoDB takes up to two days to remove it."""
+    return table_schema.TTL not in found or int(found[table_schema.TTL]["N"]) > now
