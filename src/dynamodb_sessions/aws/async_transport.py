@@ -9,6 +9,7 @@ before it is asked for.
 import asyncio
 import base64
 import functools
+import io
 import json
 import ssl
 import threading
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 _OK = 200
 _SAID = frozenset(("Item", "Items", "Attributes", "UnprocessedItems", "ConsumedCapacity"))
 """What is in an answer that is not empty, this or that."""
+_LARGE = 2**20
+"""Bytes. What is larger is written piece by piece, so that nobody else waits for it: aiohttp warns of it otherwise."""
 _EXPIRED = "ExpiredTokenException"
 
 
@@ -260,7 +263,7 @@ class _Attempt:
             response = await self.session.post(
                 url,
                 headers=headers,
-                data=aiohttp.BytesPayload(body),
+                data=aiohttp.BytesPayload(body) if len(body) <= _LARGE else aiohttp.BytesIOPayload(io.BytesIO(body)),
                 allow_redirects=False,
                 ssl=trusted,
                 timeout=self._patience,
