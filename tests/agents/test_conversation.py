@@ -16,17 +16,19 @@ from typing import Any
 import pytest
 from agents import Agent, RunConfig, Runner
 from agents.memory import Session, SessionSettings
+from pydantic import BaseModel
 
 from dynamodb_sessions import (
     ConfigurationError,
     DynamoDBStore,
     SessionError,
+    SessionEvent,
     SessionTooLarge,
     StoreUnavailable,
     UnserializableValue,
     open_session,
 )
-from dynamodb_sessions.agents import Conversation, DynamoDBConversation
+from dynamodb_sessions.agents import Conversation, DynamoDBConversation, partition
 from dynamodb_sessions.agents.partition import Partition
 from dynamodb_sessions.aws import table_calls
 from examples.agent_chat.scripted import ScriptedModel
@@ -482,3 +484,132 @@ async def test_a_conversation_lives_as_long_as_its_longest_message(
     with pytest.raises(SessionError, match="somebody else"):
         await converse(ttl_seconds=60, owner="bob").add_items([said("mine")])
     assert [found.session_id async for found in listed(converse, "alice")] == ["chat"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["0", "1", "2", "3", "4", "5"]),
+        ({"since": 2}, ["2", "3", "4", "5"]),
+        ({"until": 2}, ["0", "1"]),
+        ({"since": 1.5, "until": 4}, ["2", "3"]),
+        ({"newest_first": True}, ["5", "4", "3", "2", "1", "0"]),
+        ({"newest_first": True, "since": 2, "limit": 3}, ["5", "4", "3"]),
+        ({"newest_first": True, "until": 2}, ["1", "0"]),
+        ({"since": 2, "limit": 1}, ["2"]),
+        ({"since": 6}, []),
+        ({"until": 0, "newest_first": True}, []),
+    ],
+    ids=str,
+)
+async def test_messages_are_found_by_their_time(
+    options: dict[str, Any], expected: list[str], converse: Converse, now: Clock
+) -> None:
+    """Each was added an hour after the one before; times here are hours, too."""
+    begun = now.now
+    for number in range(6):
+        await converse().add_items([said(str(number))])
+        now.now += 3600
+    times = {name: begun + options.pop(name) * 3600 for name in ("since", "until") if name in options}
+    found = [message.item["content"] async for message in converse().messages(**times, **options)]
+    assert found == expected
+
+
+@pytest.mark.parametrize("engine", ["local"], indirect=True)
+async def test_recent_messages_are_found_without_reading_the_older_ones(
+    converse: Converse, now: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition, "MAX_PAGE", 10)
+    for _ in range(5):
+        await converse().add_items([said(str(number)) for number in range(20)])
+        now.now += 3600
+    events: list[SessionEvent] = []
+    conversation = converse(on_event=events.append)
+    found = [each async for each in conversation.messages(since=now.now - 3600, newest_first=True, limit=1000)]
+    assert len(found) == 20
+    pages = [event for event in events if event.name == "messages"]
+    events.clear()
+    found = [each async for each in conversation.messages(since=now.now - 3600, limit=1000)]
+    assert len(found) == 20
+    assert sum(event.capacity_units or 0 for event in pages) <= sum(event.capacity_units or 0 for event in events)
+
+
+async def test_settings_are_taken_as_the_sdks_own_sessions_take_them(converse: Converse) -> None:
+    conversation = converse(session_settings={"limit": 2})
+    assert conversation.session_settings == SessionSettings(limit=2)
+    await conversation.add_items([said(str(number)) for number in range(5)])
+    assert await conversation.get_items() == [said("3"), said("4")]
+    assert converse().session_settings == SessionSettings()
+    for invalid in ({"limits": 2}, [("limit", 2)], 2):
+        with pytest.raises(TypeError, match="session_settings"):
+            converse(session_settings=invalid)
+
+
+async def test_pydantic_models_are_messages(converse: Converse) -> None:
+    class Part(BaseModel):
+        text: str
+        note: str | None = None
+
+    class Said(BaseModel):
+        role: str
+        content: list[Part]
+
+    await converse().add_items([Said(role="user", content=[Part(text="hello")]), said("and a dict")])
+    assert await converse().get_items() == [{"role": "user", "content": [{"text": "hello"}]}, said("and a dict")]
+
+
+async def test_it_is_closed_when_its_block_ends_and_others_go_on(converse: Converse) -> None:
+    """The last one of those that share connections closes them; a later call opens new ones."""
+    other = converse("another")
+    async with converse() as conversation:
+        await conversation.add_items([said("one")])
+        await other.add_items([said("there")])
+    assert await other.get_items() == [said("there")]
+    await other.close()
+    await other.close()
+    assert await conversation.get_items() == [said("one")]
+    await conversation.close()
+
+
+async def test_the_last_one_closes_the_connections(
+    moto_url: str, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (DynamoDBConversation(name, table_name, endpoint_url=moto_url, create_table=True) for name in "ab")
+    closed = []
+
+    async def close() -> None:
+        closed.append(True)
+
+    monkeypatch.setattr(one._calls, "close", close)
+    await one.close()
+    assert closed == []
+    await two.close()
+    assert closed == [True]
+
+
+@pytest.mark.skipif(not IF_INSTALLED, reason="aiobotocore is not installed")
+@pytest.mark.parametrize("engine", ["local"], indirect=True)
+async def test_what_was_written_for_the_published_package_runs_with_the_import_changed(
+    client: Any, table_name: str
+) -> None:
+    """Of openai-agents-session 0.1."""
+    from aiobotocore.session import get_session  # noqa: PLC0415 - not everywhere
+
+    from dynamodb_sessions.agents import DynamoDBConversation as DynamoDBSession  # noqa: PLC0415 - the change
+
+    url = client.meta.endpoint_url
+    boto_session = get_session()
+    async with boto_session.create_client("dynamodb", region_name="us-east-1", endpoint_url=url) as dynamodb:
+        session = DynamoDBSession(
+            session_id="user-123",
+            dynamodb_client=dynamodb,
+            table_name=table_name,
+            ttl_seconds=3600,  # 1 hour expiration
+        )
+        agent = Agent(name="Assistant", model=ScriptedModel())
+        quiet = RunConfig(tracing_disabled=True)
+        await Runner.run(agent, "My name is Ada.", session=session, run_config=quiet)
+        result = await Runner.run(agent, "What was that?", session=session, run_config=quiet)
+        assert "My name is Ada." in result.final_output
+        await session.close()
+        assert len(await session.get_items()) == 4
