@@ -27,7 +27,7 @@ from dynamodb_sessions.agents import conversation_head, parts
 from dynamodb_sessions.agents.conversation_head import Head, Lifetime, Writer
 from dynamodb_sessions.agents.partition import DELETES_AT_ONCE, HEAD, Partition, get
 from dynamodb_sessions.agents.parts import Packed, PartsFormat
-from dynamodb_sessions.agents.reading import CREATED_AT, MESSAGE, Message, Reading
+from dynamodb_sessions.agents.reading import CREATED_AT, MESSAGE, Message, Reading, name_of
 from dynamodb_sessions.agents.renewal import renew
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
@@ -46,6 +46,7 @@ from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores import item_format, table_schema
 from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, Party, is_owner
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
+from dynamodb_sessions.stores.value_format import ValueFormat
 
 try:
     from agents.memory import SessionSettings
@@ -97,12 +98,12 @@ class DynamoDBConversation:
     for. `session_settings` is the SDK's, or a dict of it, whose `limit` is how many messages `get_items` gives by
     default. `client`, `region_name`, `endpoint_url` and `create_table` are DynamoDBStore's, and DYNAMODB_ENDPOINT_URL
     counts as for that; objects with the same ones share their connections. `dynamodb_client` is another name of
-    `client`. `on_event` is called with a SessionEvent after each call of a method, and after each page of what yields
-    many.
+    `client`. `encryption_key` is DynamoDBStore's, too, and encrypts messages; SESSION_ENCRYPTION_KEY does not count.
+    `on_event` is called with a SessionEvent after each call of a method, and after each page of what yields many.
 
     Its methods raise StoreUnavailable, ConfigurationError, UnserializableValue or SessionTooLarge, the last two before
-    anything is stored. The constructor raises ConfigurationError, and TypeError for invalid `session_settings`. A write
-    that is cancelled ends first.
+    anything is stored; and CorruptRecord if a message is encrypted, and no key fits. The constructor raises
+    ConfigurationError, and TypeError for invalid `session_settings`. A write that is cancelled ends first.
     """
 
     session_settings: SessionSettings | None = None
@@ -121,6 +122,7 @@ class DynamoDBConversation:
         owner: str | None = None,
         tenant: str | None = None,
         create_table: bool = False,
+        encryption_key: settings.EncryptionKey = None,
         session_settings: SessionSettings | dict[str, Any] | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
@@ -150,7 +152,8 @@ class DynamoDBConversation:
             create_table,
         )
         self._partition = Partition(self._calls, session_id)
-        self._format = PartsFormat(session_id)
+        keys = () if encryption_key is None else settings.encryption_keys(encryption_key)
+        self._format = PartsFormat(session_id, ValueFormat(keys=keys))
         self._observer = Observer(on_event, self._calls, subject="conversation")
         _users.setdefault(self._calls, weakref.WeakSet()).add(self)
 
@@ -276,7 +279,7 @@ class DynamoDBConversation:
             item[table_schema.TTL] = item_format.number(turn.ttl)
         position, made = turn.first + sum(packed.count for packed in turn.messages[: step.start]), []
         for packed in turn.messages[step]:
-            for each in parts.split(item, MESSAGE, self._format.parts(packed, MESSAGE)):
+            for each in parts.split(item, MESSAGE, self._format.parts(packed, name_of(position))):
                 made.append(self._partition.key(position) | each)
                 position += 1
         return made

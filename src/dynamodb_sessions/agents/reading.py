@@ -119,7 +119,8 @@ class Reading:
         try:
             if not is_whole:
                 raise ValueError("a part of it is missing")  # noqa: TRY301 - it is as invalid as the others
-            text = self.format.unpack([item[MESSAGE] for item in items], MESSAGE).decode()
+            name = name_of(_value_of(items[0]))
+            text = self.format.unpack([item[MESSAGE] for item in items], name).decode()
             return Message(_position(items[-1]), int(items[0][CREATED_AT]["N"]), decode(text))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             logger.warning(
@@ -138,6 +139,11 @@ class Reading:
         if self.newest_first:
             return self.since is not None and message.created_at < self.since - _CLOCKS_APART
         return self.until is not None and message.created_at >= self.until + _CLOCKS_APART
+
+
+def name_of(position: int) -> str:
+    """Return the name of the message whose first part is at a position: encrypted, it is valid nowhere else."""
+    return f"{MESSAGE} {position}"
 
 
 def _position(item: dict[str, Any]) -> int:
