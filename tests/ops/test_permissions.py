@@ -6,6 +6,7 @@ A transaction has no permission of its own: it needs those of the writes in it. 
 index. Source: "Using IAM with DynamoDB transactions" and "Using IAM policy conditions" in the AWS documentation.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from dynamodb_sessions import DynamoDBStore, MemoryStore, open_session
 from dynamodb_sessions.agents import DynamoDBConversation
+from dynamodb_sessions.agents import conversation as conversation_module
 from dynamodb_sessions.aws.boto3_transport import Boto3Transport
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.identifiers import new_id
@@ -331,7 +333,7 @@ CONVERSING = {GET, PUT, UPDATE, DELETE, QUERY, ("dynamodb:Query", ""), ("dynamod
 
 
 async def test_the_policy_of_conversations_is_enough_and_allows_nothing_else(
-    client: Any, dynamodb: Any, table_name: str
+    client: Any, dynamodb: Any, table_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table_schema.create(dynamodb, table_name, conversations=True)
     role = Role(granted(iam.render(Target(table_name, "us-east-1", conversations=True))))
@@ -339,10 +341,13 @@ async def test_the_policy_of_conversations_is_enough_and_allows_nothing_else(
     try:
         conversation = DynamoDBConversation("c", table_name, client=client, owner="acme/alice", ttl_seconds=60)
         await conversation.add_items([{"n": 1}])
-        await conversation.add_items([{"n": 2}, {"n": 3}])
+        await conversation.add_items([{"n": 2}, {"n": 3}], token="turn")
+        await conversation.add_items([{"n": 2}, {"n": 3}], token="turn")
         assert [
             each.session_id async for each in DynamoDBConversation.of_owner("acme/alice", table_name, client=client)
         ]
+        monkeypatch.setattr(conversation_module, "wall_clock", lambda: int(time.time()) + 50)
+        assert await conversation.get_items() == [{"n": 1}, {"n": 2}, {"n": 3}], "and the conversation is renewed"
         assert await conversation.pop_item() == {"n": 3}
         assert [message.item async for message in conversation.messages()] == await conversation.get_items()
         await conversation.clear_session()

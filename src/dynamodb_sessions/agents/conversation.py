@@ -255,7 +255,7 @@ class DynamoDBConversation:
 
     async def _store(self, operation: Operation, turn: "_Turn", step: slice, number: int) -> bool:
         """Store the messages of a step. Return False if they were stored before, under the turn's token."""
-        writes: list[dict[str, Any]] = [{"Put": {"Item": item}} for item in self._items(turn, step)]
+        writes: list[dict[str, Any]] = [{"Put": {"Item": item}} for item in self._items_of(turn, step)]
         if turn.token is not None:
             stored = self._partition.key(turn.token_position(number)) | {
                 _FIRST: item_format.number(turn.first),
@@ -272,7 +272,7 @@ class DynamoDBConversation:
             return False
         return True
 
-    def _items(self, turn: "_Turn", step: slice) -> list[dict[str, Any]]:
+    def _items_of(self, turn: "_Turn", step: slice) -> list[dict[str, Any]]:
         """Return the items of a step's messages, each at its position."""
         item = {CREATED_AT: item_format.number(turn.now)}
         if turn.ttl is not None:
