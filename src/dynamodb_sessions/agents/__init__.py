@@ -6,9 +6,9 @@ Each of these takes an extra of its own, which is imported when the name is aske
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamodb_sessions.agents.conversation import Conversation as Conversation
     from dynamodb_sessions.agents.conversation import DynamoDBConversation as DynamoDBConversation
-    from dynamodb_sessions.agents.conversation import Message as Message
+    from dynamodb_sessions.agents.listing import Conversation as Conversation
+    from dynamodb_sessions.agents.reading import Message as Message
 
 __all__ = ["Conversation", "DynamoDBConversation", "Message"]
 

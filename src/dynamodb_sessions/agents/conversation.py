@@ -12,34 +12,33 @@ a renewal one for each batch of messages, and what yields many messages one for 
 
 import contextlib
 import functools
-import hashlib
 import logging
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from typing import Any, Literal, Self
 
 from dynamodb_sessions import settings
-from dynamodb_sessions.agents import conversation_head, parts
+from dynamodb_sessions.agents import conversation_head
 from dynamodb_sessions.agents.conversation_head import Head, Lifetime, Writer
-from dynamodb_sessions.agents.partition import DELETES_AT_ONCE, HEAD, Partition, get
-from dynamodb_sessions.agents.parts import Packed, PartsFormat
-from dynamodb_sessions.agents.reading import CREATED_AT, MESSAGE, Message, Reading, name_of
+from dynamodb_sessions.agents.listing import Conversation, conversations_of
+from dynamodb_sessions.agents.partition import DELETES_AT_ONCE, HEAD, Partition
+from dynamodb_sessions.agents.parts import PartsFormat
+from dynamodb_sessions.agents.reading import Message, Reading
 from dynamodb_sessions.agents.renewal import renew
+from dynamodb_sessions.agents.turn import FIRST, Turn
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
 from dynamodb_sessions.clock import check_seconds, wall_clock
-from dynamodb_sessions.codec import encode_item, is_text
+from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.events import Observer, OnEvent, check_on_event, done, found_or_absent
 from dynamodb_sessions.exceptions import (
     ConfigurationError,
     SessionError,
-    SessionTooLarge,
     StoreUnavailable,
-    UnserializableValue,
 )
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.settled import settled
@@ -56,34 +55,14 @@ except ImportError as _missing:
         f"dynamodb_sessions.agents takes the OpenAI Agents SDK ({_missing}): pip install 'dynamodb-sessions[agents]'"
     ) from _missing
 
-__all__ = ["TOKEN_SECONDS", "Conversation", "DynamoDBConversation", "Message"]
+__all__ = ["Conversation", "DynamoDBConversation", "Message"]
 
 logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
-TOKEN_SECONDS = 30 * conversation_head.DAY
-"""For how long it is known that a turn was stored under a token."""
-
 _MAX_ID_SIZE = 2048
 _MAX_TOKEN_SIZE = 2048
-_ITEM_SIZE = 256
-"""Bytes of a message's item, but for its message and its conversation's id, at the most."""
 _PROBE = {**item_format.key(PROBE_ID), table_schema.POSITION: item_format.number(HEAD)}
 _USE_TIMEOUT = 1.0
-_FIRST = "first"
-"""In a token's item: the position of the first message that was stored under it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A conversation, as its owner's or tenant's list has it. Times are epoch seconds.
-
-    `updated_at` is when it was last added to.
-    """
-
-    session_id: str
-    created_at: int
-    updated_at: int
-    owner: str | None = None
 
 
 class DynamoDBConversation:
@@ -200,8 +179,8 @@ class DynamoDBConversation:
             await self._observer.observed("add_items", self.session_id, self._add(items, token), done)
 
     async def _add(self, items: Sequence[Any], token: str | None) -> None:
-        turn = _Turn([self._packed(f"items[{number}]", each) for number, each in enumerate(items)], wall_clock(), token)
-        steps = [*turn.steps(len(self.session_id.encode()) + _ITEM_SIZE)]
+        turn = Turn.of(items, self._partition.session_id, self._format, now=wall_clock(), token=token)
+        steps = [*turn.steps()]
         head = await settled(self._begin_turn(turn, steps[0]))
         if head is None or turn.first + turn.count - 1 <= head.cleared:
             return  # It was stored before, under its token, and removed since.
@@ -209,24 +188,7 @@ class DynamoDBConversation:
             await settled(self._store(self._calls.begin(), turn, step, number))
         await self._renew(head)
 
-    def _packed(self, name: str, message: Any) -> Packed:
-        """Return a message as it is stored. `name` is what errors call it."""
-        what = f"{name}, a message of a conversation,"
-        if hasattr(message, "model_dump"):
-            message = message.model_dump(mode="json", exclude_unset=True)
-        try:
-            text = encode_item(name, message)
-        except UnserializableValue as error:
-            raise UnserializableValue(name, error.reason, what=what) from None
-        if len(text) > parts.MAX_UNPACKED // 4 and (size := len(text.encode())) > parts.MAX_UNPACKED:
-            raise SessionTooLarge(size, parts.MAX_UNPACKED, [name], what=f"{what} uncompressed")
-        packed = self._format.pack(text)
-        size = packed.size + packed.count * (len(self.session_id.encode()) + _ITEM_SIZE)
-        if size > parts.MAX_TRANSACTION_SIZE:
-            raise SessionTooLarge(size, parts.MAX_TRANSACTION_SIZE, [name], what=what)
-        return packed
-
-    async def _begin_turn(self, turn: "_Turn", step: slice) -> Head | None:
+    async def _begin_turn(self, turn: Turn, step: slice) -> Head | None:
         """Give all messages of a turn their positions, and store those of the first step. Return the head.
 
         A turn whose first step was stored before, under its token, has the positions that it has there.
@@ -242,49 +204,33 @@ class DynamoDBConversation:
         turn.ttl = None if found is None else found.message_ttl(turn.now, self._lifetime)
         return found
 
-    async def _was_begun(self, operation: Operation, turn: "_Turn") -> bool:
+    async def _was_begun(self, operation: Operation, turn: Turn) -> bool:
         """Whether the first step of a turn was stored, under its token."""
         found = None if turn.token is None else await self._partition.get(operation, turn.token_position(0))
         if found is None:
             return False
         try:
-            turn.first = int(found[_FIRST]["N"])
+            turn.first = int(found[FIRST]["N"])
         except (KeyError, TypeError, ValueError):
             raise StoreUnavailable("a token of a conversation cannot be read") from None
         return True
 
-    async def _store(self, operation: Operation, turn: "_Turn", step: slice, number: int) -> bool:
+    async def _store(self, operation: Operation, turn: Turn, step: slice, number: int) -> bool:
         """Store the messages of a step. Return False if they were stored before, under the turn's token."""
-        writes: list[dict[str, Any]] = [{"Put": {"Item": item}} for item in self._items_of(turn, step)]
+        writes: list[dict[str, Any]] = [{"Put": {"Item": item}} for item in turn.items(step, self._format)]
         if turn.token is not None:
-            stored = self._partition.key(turn.token_position(number)) | {
-                _FIRST: item_format.number(turn.first),
-                table_schema.TTL: item_format.number(turn.now + TOKEN_SECONDS),
-            }
             is_new = {
                 "ConditionExpression": "attribute_not_exists(#k)",
                 "ExpressionAttributeNames": {"#k": table_schema.KEY},
             }
-            writes.append({"Put": {"Item": stored, **is_new}})
+            writes.append({"Put": {"Item": turn.token_item(number), **is_new}})
         try:
             await self._partition.transact(operation, writes)
         except ConditionFailed:
             return False
         return True
 
-    def _items_of(self, turn: "_Turn", step: slice) -> list[dict[str, Any]]:
-        """Return the items of a step's messages, each at its position."""
-        item = {CREATED_AT: item_format.number(turn.now)}
-        if turn.ttl is not None:
-            item[table_schema.TTL] = item_format.number(turn.ttl)
-        position, made = turn.first + sum(packed.count for packed in turn.messages[: step.start]), []
-        for packed in turn.messages[step]:
-            for each in parts.split(item, MESSAGE, self._format.parts(packed, name_of(position))):
-                made.append(self._partition.key(position) | each)
-                position += 1
-        return made
-
-    async def _reserve(self, operation: Operation, turn: "_Turn") -> Head:
+    async def _reserve(self, operation: Operation, turn: Turn) -> Head:
         """Take the turn's positions for one's own. Return the head. Repeated, it takes more: nobody misses them."""
         head: Head | None = None
         while True:
@@ -459,32 +405,6 @@ class DynamoDBConversation:
         return _observed_of(Party("tenant", tenant), place, on_event)
 
 
-@dataclass(slots=True)
-class _Turn:
-    """Messages that are added together, and where: known once their positions are taken."""
-
-    messages: list[Packed]
-    now: int
-    token: str | None
-    first: int = 0
-    ttl: int | None = None
-
-    @property
-    def count(self) -> int:
-        """How many positions it takes."""
-        return sum(packed.count for packed in self.messages)
-
-    def steps(self, item_size: int) -> Iterator[slice]:
-        """Yield which messages are stored by one transaction, and which by the next; always the same of the same."""
-        sizes = ((packed.count, packed.size + packed.count * item_size) for packed in self.messages)
-        return parts.fit(sizes, max_items=parts.MAX_TRANSACTION_ITEMS - (self.token is not None))
-
-    def token_position(self, step: int) -> int:
-        """Return the position at which it stands that a step was stored. No reader of messages looks below 0."""
-        digest = hashlib.sha256(f"{step}:{self.token}".encode()).digest()
-        return -1 - int.from_bytes(digest[:15])  # DynamoDB's numbers have 38 digits: 120 bits have 37.
-
-
 def _settings(given: SessionSettings | dict[str, Any] | None) -> SessionSettings:
     """Return the SDK's settings, as its own sessions take them. Raises TypeError for unknown keys."""
     if given is None or isinstance(given, SessionSettings):
@@ -526,30 +446,7 @@ async def _observed_of(
         return
     place = make_place()
     observer = Observer(on_event, place, subject="conversation")
-    found = observer.observed_pages(f"of_{party.kind}", None, _conversations_of(place, party))
+    found = observer.observed_pages(f"of_{party.kind}", None, conversations_of(place, party, wall_clock()))
     async with aclosing(found):
         async for conversation in found:
             yield conversation
-
-
-async def _conversations_of(place: TableCalls, party: Party) -> AsyncGenerator[Conversation, None]:
-    """Yield the live conversations that an index names. It may still name one that is somebody else's by now."""
-    now, name = wall_clock(), str(party.name)
-    is_owners = party.kind == "owner"
-    query = table_schema.of_owner(name) | {"ScanIndexForward": False} if is_owners else table_schema.of_tenant(name)
-
-    async def read(operation: Operation, item: dict[str, Any]) -> Conversation | None:
-        key = {attribute: item[attribute] for attribute in (table_schema.KEY, table_schema.POSITION)}
-        found = await get(place, operation, key)
-        head = None if found is None else Head.of(found)
-        if head is None or not head.is_live(now) or (head.owner if is_owners else head.tenant) != party.name:
-            return None
-        return Conversation(item[table_schema.KEY]["S"], head.created_at or 0, head.updated_at or 0, head.owner)
-
-    async with (
-        aclosing(place.pages("query", TableName=place.table_name, **query)) as listed,
-        aclosing(place.many(listed, read)) as found,
-    ):
-        async for conversation in found:
-            if conversation is not None:
-                yield conversation
