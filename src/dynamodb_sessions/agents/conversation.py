@@ -406,14 +406,14 @@ class DynamoDBConversation:
 
 
 def _settings(given: SessionSettings | dict[str, Any] | None) -> SessionSettings:
-    """Return the SDK's settings, as its own sessions take them. Raises TypeError for unknown keys."""
+    """Return the SDK's settings, as its own sessions take them. Raises TypeError, in its words."""
     if given is None or isinstance(given, SessionSettings):
         return given or SessionSettings()
     if not isinstance(given, dict):
-        raise TypeError(f"session_settings must be SessionSettings or a dict, not {type(given).__name__}")
+        raise TypeError(f"session must be a SessionSettings instance or a dict, got {type(given).__name__}")
     unknown = sorted(map(str, given.keys() - {field.name for field in fields(SessionSettings)}))
     if unknown:
-        raise TypeError(f"unknown session_settings: {', '.join(unknown)}")
+        raise TypeError(f"Unknown session settings: {', '.join(unknown)}")
     return SessionSettings(**given)
 
 
