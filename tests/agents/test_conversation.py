@@ -510,8 +510,8 @@ async def test_messages_are_found_by_their_time(
     for number in range(6):
         await converse().add_items([said(str(number))])
         now.now += 3600
-    times = {name: begun + options.pop(name) * 3600 for name in ("since", "until") if name in options}
-    found = [message.item["content"] async for message in converse().messages(**times, **options)]
+    times = {name: begun + options[name] * 3600 for name in ("since", "until") if name in options}
+    found = [message.item["content"] async for message in converse().messages(**options | times)]
     assert found == expected
 
 
