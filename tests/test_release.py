@@ -31,9 +31,8 @@ def test_the_address_stands_in_one_place() -> None:
     assert SETTINGS["urls"]["Documentation"] == f"https://{owner}.github.io/{name}/"
     folders = (".ci", ".github", "benchmarks", "docs", "examples", "src", "terraform", "tests")
     found = [path for folder in folders for path in (PROJECT / folder).rglob("*")]
-    found += [
-        path for path in PROJECT.iterdir() if path.name not in {"pyproject.toml", "PKG-INFO"}
-    ]  # made of the former
+    # A source distribution has PKG-INFO too, made of pyproject.toml.
+    found += [path for path in PROJECT.iterdir() if path.name not in {"pyproject.toml", "PKG-INFO"}]
     files = [path for path in found if path.is_file() and _FETCHED.isdisjoint(path.parts)]
     spelled = [f"{owner}/{name}".encode(), f"{owner}.github.io".encode()]
     assert [path for path in files if any(each in path.read_bytes() for each in spelled)] == []
