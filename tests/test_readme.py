@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from dynamodb_sessions import DynamoDBSessionMiddleware, settings
-from dynamodb_sessions.agents import conversation
+from dynamodb_sessions.agents import tables
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.testing import session_transaction
 from tests.conftest import KEY, Clock
@@ -56,7 +56,7 @@ def _readers_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", url)
     monkeypatch.setenv("SESSION_SECRET_KEY", KEY)
     monkeypatch.chdir(tmp_path)
-    conversation._table.cache_clear()  # The environment is another one.
+    tables.table.cache_clear()  # The environment is another one.
     names = ("sessions", "checkpoints", "conversations")
     for name in names:
         table_schema.create(dynamodb, name, conversations=name == "conversations")

@@ -27,7 +27,7 @@ from dynamodb_sessions import (
     session_middleware,
 )
 from dynamodb_sessions.agents import DynamoDBConversation
-from dynamodb_sessions.agents.conversation import _table
+from dynamodb_sessions.agents.tables import table
 from dynamodb_sessions.middleware import store_from_environment
 from dynamodb_sessions.settings import secret_keys, use_dynamodb
 from dynamodb_sessions.stores.fallback import FallbackStore
@@ -102,9 +102,9 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SESSION_TABLE_NAME", "logins")
     monkeypatch.setenv("DYNAMODB_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:10")  # boto3's own, which ours outdoes.
-    _table.cache_clear()
+    table.cache_clear()
     yield
-    _table.cache_clear()
+    table.cache_clear()
 
 
 @pytest.mark.usefixtures("_elsewhere")

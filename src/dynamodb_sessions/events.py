@@ -21,8 +21,8 @@ class SessionEvent:
     """One operation on stored sessions, or something else that an operator wants to hear of.
 
     `name`, of an operation: load, create, update, touch, rotate or delete; list_owner and list_tenant, for each page;
-    revoke_owner, revoke_tenant, limit_owner, health; of a conversation, the name of the method. `outcome`: "ok";
-    "absent" if there was no such session to load; "gone" if the session had ended, or been changed, before the
+    revoke_owner, revoke_tenant, limit_owner, health; of a conversation or a thread, the name of the method. `outcome`:
+    "ok"; "absent" if there was no such session to load; "gone" if the session had ended, or been changed, before the
     operation could have its way; "unhealthy" of a health check; "cancelled"; or the name of the error it raised.
 
     What is no operation has a `duration_ms` of 0: `fallback`, memory stands in for DynamoDB; `recovered`, it does not

@@ -11,7 +11,6 @@ a renewal one for each batch of messages, and what yields many messages one for 
 """
 
 import contextlib
-import functools
 import logging
 import time
 import weakref
@@ -29,6 +28,7 @@ from dynamodb_sessions.agents.partition import DELETES_AT_ONCE, HEAD, Partition
 from dynamodb_sessions.agents.parts import PartsFormat
 from dynamodb_sessions.agents.reading import Message, Reading
 from dynamodb_sessions.agents.renewal import renew
+from dynamodb_sessions.agents.tables import table
 from dynamodb_sessions.agents.turn import FIRST, Turn
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
@@ -42,9 +42,8 @@ from dynamodb_sessions.exceptions import (
 )
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.settled import settled
-from dynamodb_sessions.stores import item_format, table_schema
+from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import MAX_OWNER_SIZE, Party, is_owner
-from dynamodb_sessions.stores.reserved_ids import PROBE_ID
 from dynamodb_sessions.stores.value_format import ValueFormat
 
 try:
@@ -61,7 +60,6 @@ logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 _MAX_ID_SIZE = 2048
 _MAX_TOKEN_SIZE = 2048
-_PROBE = {**item_format.key(PROBE_ID), table_schema.POSITION: item_format.number(HEAD)}
 _USE_TIMEOUT = 1.0
 
 
@@ -123,7 +121,7 @@ class DynamoDBConversation:
         self.session_settings = _settings(session_settings)
         self._lifetime = Lifetime(ttl_seconds, of_messages=ttl_of == "message")
         self._writer = Writer(owner, tenant, self._lifetime)
-        self._calls = _table(
+        self._calls = table(
             table_name,
             region_name,
             settings.endpoint_url(endpoint_url),
@@ -383,7 +381,7 @@ class DynamoDBConversation:
 
         An owner that no conversation can have has none.
         """
-        place = partial(_table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        place = partial(table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
         return _observed_of(Party("owner", owner), place, on_event)
 
     @staticmethod
@@ -401,7 +399,7 @@ class DynamoDBConversation:
 
         Raises ConfigurationError if the table has no index `tenant-index`.
         """
-        place = partial(_table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        place = partial(table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
         return _observed_of(Party("tenant", tenant), place, on_event)
 
 
@@ -419,22 +417,6 @@ def _settings(given: SessionSettings | dict[str, Any] | None) -> SessionSettings
 
 _users: weakref.WeakKeyDictionary[TableCalls, weakref.WeakSet["DynamoDBConversation"]] = weakref.WeakKeyDictionary()
 """Which conversations share the connections of a table."""
-
-
-@functools.lru_cache(maxsize=64)
-def _table(
-    table_name: str, region_name: str | None, endpoint_url: str | None, client: Any, create_table: bool
-) -> TableCalls:
-    return TableCalls(
-        table_name,
-        probe_key=_PROBE,
-        create=partial(table_schema.create, conversations=True, tenants=True),
-        region_name=region_name,
-        endpoint_url=endpoint_url,
-        client=client,
-        create_table=create_table,
-        timeout=5.0,
-    )
 
 
 async def _observed_of(

@@ -7,6 +7,7 @@ from typing import Any
 
 from dynamodb_sessions.agents.conversation_head import Head
 from dynamodb_sessions.agents.partition import get
+from dynamodb_sessions.agents.thread_items import is_thread
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.contract import Party
@@ -32,6 +33,8 @@ async def conversations_of(place: TableCalls, party: Party, now: int) -> AsyncGe
     query = table_schema.of_owner(name) | {"ScanIndexForward": False} if is_owners else table_schema.of_tenant(name)
 
     async def read(operation: Operation, item: dict[str, Any]) -> Conversation | None:
+        if is_thread(item[table_schema.KEY]["S"]):  # LangGraph's, in the same table.
+            return None
         key = {attribute: item[attribute] for attribute in (table_schema.KEY, table_schema.POSITION)}
         found = await get(place, operation, key)
         head = None if found is None else Head.of(found)

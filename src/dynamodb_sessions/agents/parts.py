@@ -52,12 +52,14 @@ class Packed:
 class PartsFormat:
     """Packs the values of one partition, such as a conversation, into parts, and unpacks them.
 
-    `partition` is its key: encrypted values are valid in this partition only, and under their name.
+    `partition` is its key: encrypted values are valid in this partition only, and under their name. A value of more
+    than `compress_over` bytes is compressed if it gains by it.
     """
 
-    __slots__ = ("_cipher", "_overhead")
+    __slots__ = ("_cipher", "_compress_over", "_overhead")
 
-    def __init__(self, partition: str, values: ValueFormat = PLAIN) -> None:
+    def __init__(self, partition: str, values: ValueFormat = PLAIN, *, compress_over: int = _COMPRESS_OVER) -> None:
+        self._compress_over = compress_over
         self._cipher = values.cipher_of(partition)
         self._overhead = values.overhead
 
@@ -65,7 +67,7 @@ class PartsFormat:
         """Compress a value. Text that is stored as it is can be read in the table; bytes cannot."""
         encoded = value.encode() if isinstance(value, str) else value
         held: dict[str, Any] = {"S": value} if isinstance(value, str) else {"B": _AS_IT_IS + encoded}
-        if len(encoded) > _COMPRESS_OVER:
+        if len(encoded) > self._compress_over:
             compressed = zlib.compress(encoded)
             if len(compressed) < len(encoded):
                 return Packed({"B": compressed}, len(compressed) + self._overhead)

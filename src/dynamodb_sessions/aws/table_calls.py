@@ -127,6 +127,13 @@ class TableCalls:
         self._transport.check_event_loop()
 
     @property
+    def blocks(self) -> bool:
+        """Whether its calls can be waited for in any thread: those of boto3, and of no client for async code."""
+        from dynamodb_sessions.aws.boto3_transport import Boto3Transport  # noqa: PLC0415 - of use to few
+
+        return isinstance(self._transport, Boto3Transport)
+
+    @property
     def client(self) -> Any:
         """The boto3 client. Raises ConfigurationError if none can be built."""
         return self._transport.client

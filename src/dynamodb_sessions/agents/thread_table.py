@@ -1,0 +1,191 @@
+"""ThreadTable: the calls that read and write the items of threads. It knows no checkpoints.
+
+A call that is given no operation has a deadline of its own. Each write may be made more than once without harm, so one
+of which nobody knows what became is made again.
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from dynamodb_sessions.agents import thread_items
+from dynamodb_sessions.agents.thread_head import ThreadHead
+from dynamodb_sessions.agents.thread_items import Group
+from dynamodb_sessions.aws.errors import ConditionFailed
+from dynamodb_sessions.aws.table_calls import AT_ONCE, Operation, TableCalls, all_at_once, batches
+from dynamodb_sessions.exceptions import StoreUnavailable
+from dynamodb_sessions.settled import settled
+from dynamodb_sessions.stores import item_format, table_schema
+
+_LARGE_AT_ONCE = 4
+"""How many items that may be as large as any are stored at once."""
+
+_DELETES_AT_ONCE = 25  # Source: DynamoDB's service quotas, "BatchWriteItem".
+
+
+class ThreadTable:
+    """Calls a table of threads."""
+
+    def __init__(self, calls: TableCalls) -> None:
+        self.calls = calls
+
+    async def head(self, operation: Operation, partition: str) -> ThreadHead | None:
+        """Return a thread's head; None: it has none."""
+        answer = await self.calls.read(
+            operation,
+            "get_item",
+            TableName=self.calls.table_name,
+            Key=thread_items.key(partition, thread_items.HEAD),
+            ConsistentRead=True,
+        )
+        return ThreadHead.of(answer["Item"]) if "Item" in answer else None
+
+    async def update_head(
+        self, partition: str, update: dict[str, Any], operation: Operation | None = None
+    ) -> dict[str, Any]:
+        """Return what the update answers. Raises ConditionFailed if the head is not as it demands."""
+        key = thread_items.key(partition, thread_items.HEAD)
+        answer = await self._repeat("update_item", operation, Key=key, **update)
+        attributes: dict[str, Any] = answer.get("Attributes", {})
+        return attributes
+
+    async def update(self, partition: str, position: int, update: dict[str, Any]) -> None:
+        """Change an item, unless it was deleted."""
+        update = {**update, "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#k": table_schema.KEY}}
+        with contextlib.suppress(ConditionFailed):
+            await self._repeat(
+                "update_item",
+                Key=thread_items.key(partition, position),
+                ConditionExpression="attribute_exists(#k)",
+                **update,
+            )
+
+    async def page(
+        self, operation: Operation, partition: str, span: tuple[int, int], limit: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Return at most so many of the items at these positions, newest first, and whether they are the last ones."""
+        query = _query(partition, span) | {"Limit": limit}
+        answer = await self.calls.read(operation, "query", TableName=self.calls.table_name, **query)
+        items = answer.get("Items")
+        if not isinstance(items, list):
+            raise StoreUnavailable("DynamoDB's answer is invalid")
+        return items, not items or "LastEvaluatedKey" not in answer
+
+    async def items(
+        self,
+        partition: str,
+        span: tuple[int, int],
+        *,
+        operation: Operation | None = None,
+        after: Iterable[dict[str, Any]] = (),
+        **options: Any,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the items at these positions, newest first unless the options of the Query say otherwise.
+
+        `after`: what was read already, which comes first.
+        """
+        for item in after:
+            yield item
+        query = _query(partition, span) | options
+        found = self.calls.pages("query", operation=operation, TableName=self.calls.table_name, **query)
+        async with aclosing(found):
+            async for item in found:
+                yield item
+
+    async def keys(
+        self, partition: str, span: tuple[int, int], condition: str | None = None, **values: tuple[str, int]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the keys of items, newest first. A condition names, as `#a` and `:a`, an attribute and a number."""
+        query = _query(partition, span)
+        query["ProjectionExpression"] = "#k, #p"
+        if condition is not None:
+            query["FilterExpression"] = condition
+        for name, (attribute, value) in values.items():
+            query["ExpressionAttributeNames"][f"#{name}"] = attribute
+            query["ExpressionAttributeValues"][f":{name}"] = item_format.number(value)
+        async with aclosing(self.calls.pages("query", TableName=self.calls.table_name, **query)) as found:
+            async for key in found:
+                yield key
+
+    async def store(self, item: dict[str, Any], operation: Operation | None = None) -> None:
+        await self._repeat("put_item", operation, Item=item)
+
+    async def merge(
+        self, items: Iterable[dict[str, Any]], *, replaced: Iterable[str] = (), are_large: bool = True
+    ) -> None:
+        """Merge the attributes of these items into what is stored: see `thread_items.merging`."""
+
+        async def merge(item: dict[str, Any]) -> None:
+            await self._repeat("update_item", **thread_items.merging(item, replaced=replaced))
+
+        await some_at_once(merge, items, _LARGE_AT_ONCE if are_large else AT_ONCE)
+
+    async def delete(self, keys: AsyncIterator[dict[str, Any]]) -> None:
+        """Delete items, a batch after the other. A batch that has begun ends, even if it is cancelled."""
+        async with aclosing(batches(keys, _DELETES_AT_ONCE)) as some:
+            async for batch in some:
+                await settled(self._delete(batch))
+
+    async def delete_head(self, partition: str, now: int) -> None:
+        """Delete a head that has expired."""
+        with contextlib.suppress(ConditionFailed):  # Somebody else was first.
+            await self._repeat(
+                "delete_item",
+                Key=thread_items.key(partition, thread_items.HEAD),
+                ConditionExpression="#e <= :now",
+                ExpressionAttributeNames={"#e": "expires_at"},
+                ExpressionAttributeValues={":now": item_format.number(now)},
+            )
+
+    async def _delete(self, keys: Iterable[dict[str, Any]]) -> None:
+        """Delete at most 25 items."""
+        left: list[dict[str, Any]] = [{"DeleteRequest": {"Key": key}} for key in keys]
+        operation = self.calls.begin()
+        while left:
+            answer = await self.calls.repeat(operation, "batch_write_item", RequestItems={self.calls.table_name: left})
+            left = (answer.get("UnprocessedItems") or {}).get(self.calls.table_name) or []
+            if left:
+                await operation.pause(StoreUnavailable("DynamoDB keeps refusing to delete"))
+
+    async def _repeat(self, name: str, operation: Operation | None = None, **parameters: Any) -> dict[str, Any]:
+        operation = operation or self.calls.begin()
+        return await self.calls.repeat(operation, name, TableName=self.calls.table_name, **parameters)
+
+
+async def some_at_once(
+    work: Callable[[dict[str, Any]], Awaitable[None]], items: Iterable[dict[str, Any]], at_once: int
+) -> None:
+    """Do the same with all of them, so many at a time."""
+    items = list(items)
+    for start in range(0, len(items), at_once):
+        await all_at_once([partial(work, item) for item in items[start : start + at_once]])
+
+
+async def groups(items: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[Group, None]:
+    """Yield what belongs to each checkpoint, in the order in which it is read."""
+    group: Group | None = None
+    async for item in items:
+        place = thread_items.place_of(item)
+        if group is None or (group.ns, group.order) != place:
+            if group is not None:
+                yield group
+            group = Group(*place, [])
+        group.items.append(item)
+    if group is not None:
+        yield group
+
+
+def _query(partition: str, span: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "KeyConditionExpression": "#k = :k AND #p BETWEEN :first AND :last",
+        "ExpressionAttributeNames": {"#k": table_schema.KEY, "#p": table_schema.POSITION},
+        "ExpressionAttributeValues": {
+            ":k": {"S": partition},
+            ":first": item_format.number(span[0]),
+            ":last": item_format.number(span[1]),
+        },
+        "ScanIndexForward": False,
+        "ConsistentRead": True,
+    }
