@@ -21,6 +21,7 @@ from benchmarks.harness import Report, be_nobody, closing
 
 MODULES = {"import": "import_time"}
 BENCHMARKS = (
+    "agents",
     "cold_start",
     "conversation",
     "cost",

@@ -490,6 +490,18 @@ def test_growth(dynamodb_local_url: str) -> None:
     assert status == 0
 
 
+def test_agents(dynamodb_local_url: str) -> None:
+    """What is not installed here is told, and the rest is measured."""
+    assert dynamodb_local_url
+    status, printed = run("agents", "--tiny", "--rounds", "1")
+    graphs, conversations = tables(printed)
+    ours = [row for row in graphs if row[""].startswith("this package")]
+    assert [row["ends"] for row in [*ours, conversations[0]]] == [""] * 4
+    assert [row["turns"] for row in ours] == ["10"] * 3
+    assert "✓" in ours[0]["bytes to what was said"]
+    assert status == 0
+
+
 def test_scale(dynamodb_local_url: str) -> None:
     """Every command finishes, although some of its requests are throttled."""
     assert dynamodb_local_url
