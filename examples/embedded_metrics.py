@@ -2,7 +2,8 @@
 
 The format is CloudWatch's embedded metric format; the names are those of `dynamodb_sessions.otel`. What you get: how
 many operations there were, how long they took and what DynamoDB consumed, by operation and outcome; how many sessions
-were created and ended, cookies refused and attempts throttled; and 1 while memory stands in for DynamoDB, to alarm on.
+were created and ended, cookies refused and attempts throttled; 1 when memory begins to stand in for DynamoDB, and 0
+when it ends.
 """
 
 import json
@@ -37,8 +38,9 @@ def emit(event: SessionEvent) -> None:
     if event.name in COUNTED and (event.outcome == "ok" or not event.duration_ms):
         write({COUNTED[event.name]: (event.count, "Count")}, place)
     if event.name in MODES:
-        kept = {"db.collection.name": event.table or "none", "dynamodb_sessions.mode": "memory"}
-        write({"dynamodb_sessions.mode": (MODES[event.name], "None")}, kept)
+        # No dimension may have a metric's name: this one is about memory alone.
+        memory = {**place, "db.system.name": "memory"}
+        write({"dynamodb_sessions.mode": (MODES[event.name], "None")}, memory)
 
 
 def write(metrics: dict[str, tuple[float, str]], dimensions: dict[str, str]) -> None:

@@ -72,4 +72,11 @@ if __name__ == "__main__":
     parser.add_argument("--platform", help="of the wheels, such as manylinux2014_aarch64; default: this machine's")
     parser.add_argument("--python-version", metavar="VERSION", help="such as 3.13; default: this Python's")
     options = parser.parse_args()
-    package(options.zip_file, options.requirements, options.platform, options.python_version)
+    if not options.requirements.is_file():
+        parser.error(f"there is no file {options.requirements}")
+    if not options.zip_file.absolute().parent.is_dir():
+        parser.error(f"there is no folder {options.zip_file.absolute().parent}")
+    try:
+        package(options.zip_file, options.requirements, options.platform, options.python_version)
+    except subprocess.CalledProcessError:
+        sys.exit("pip could not install what the requirements name, and says above why: each needs a hash and a wheel")

@@ -170,6 +170,7 @@ def test_embedded_metrics_have_the_names_and_values_that_opentelemetry_gets(
     emitted: dict[str, float] = {}
     for line in map(json.loads, capsys.readouterr().out.splitlines()):
         (directive,) = line["_aws"]["CloudWatchMetrics"]
+        assert all(isinstance(line[name], str) for dimensions in directive["Dimensions"] for name in dimensions)
         for metric in directive["Metrics"]:
             emitted[metric["Name"]] = emitted.get(metric["Name"], 0) + line[metric["Name"]]
     data = reader.get_metrics_data()

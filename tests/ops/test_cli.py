@@ -550,6 +550,12 @@ def ended_and_left(said: str) -> tuple[int, int]:
     return int(found[0]), int(found[1])
 
 
+def test_what_was_never_counted_is_not_said_to_be_none(run: Run, proxy: Proxy) -> None:
+    proxy.play("*", rest=THROTTLED)
+    said = run("revoke", "--owner", "acme/alice", "--timeout", "0.5", code=1)
+    assert "0 ended, and nobody knows how many are left; run it again to go on" in said
+
+
 @pytest.mark.parametrize("engine", ["local"], indirect=True)
 def test_how_many_were_ended_until_the_timeout_is_told(
     run: Run, keep: Store, proxy: Proxy, stored: Callable[[], set[str]]

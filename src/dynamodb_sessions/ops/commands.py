@@ -385,9 +385,11 @@ def _revoke_all(work: Work) -> int:
         work.put(f"revoked {sessions(ended)}", ended=ended)
         return 0
 
-    return work.wait(
-        revoking, so_far=lambda: f"{store.ended:,} ended, {len(store.named - {keep}) - store.settled:,} left"
-    )
+    def so_far() -> str:
+        left = len(store.named - {keep}) - store.settled
+        return f"{store.ended:,} ended, {f'{left:,}' if left > 0 else 'and nobody knows how many are'} left"
+
+    return work.wait(revoking, so_far=so_far)
 
 
 def _purge_expired(work: Work) -> int:
