@@ -410,6 +410,14 @@ class TestBounds:
         assert await reads.get() == reads.stored
         assert (len(cache), cache._bytes) == (0, 0)
 
+    async def test_what_is_larger_than_all_there_is_leaves_the_others(self, times: Times) -> None:  # noqa: ARG002
+        cache = ReadCache(4, 2000)
+        reads = Reads(cache)
+        await reads.get()
+        reads.stored = a_record(id="large", data={"n": "x" * 2000})
+        await reads.get(session_id="large")
+        assert set(cache._entries) == {"a"}
+
     @pytest.mark.parametrize("entries", [0, 1, 30])
     async def test_it_takes_no_more_memory_than_it_is_told(self, times: Times, entries: int) -> None:  # noqa: ARG002
         size = 300_000

@@ -191,9 +191,15 @@ class ReadCache:
         flight.end(record)
 
     def _put(self, record: Record, read_at: _Moment) -> None:
-        """Keep a session, in place of what was kept of it. What is too much, or too old, goes."""
+        """Keep a session, in place of what was kept of it. What is too much, or too old, goes.
+
+        One that is larger than all there is is not kept: the others stay.
+        """
         self._remove(record.id)
-        entry = self._entries[record.id] = _Entry(record, read_at)
+        entry = _Entry(record, read_at)
+        if entry.size > self._size:
+            return
+        self._entries[record.id] = entry
         self._bytes += entry.size
         while self._entries:
             first = next(iter(self._entries))
