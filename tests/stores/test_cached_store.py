@@ -162,6 +162,16 @@ async def test_what_has_moved_is_ended_where_it_is_kept(
     assert await cached.load(moved.id, now=NOW, min_version=1) is None
 
 
+async def test_what_had_moved_before_it_is_replaced_here_is_ended_here_at_once(
+    cached: DynamoDBStore, other: DynamoDBStore, record: Record
+) -> None:
+    now = int(time.time())
+    await cached.load(record.id, now=now, min_version=1)
+    assert await other.rotate(record, new_id(), Changes(LATER), now=now) is not None
+    assert await cached.create(replace(record, id=new_id()), now=now, replaces=record.id) is not None
+    assert await cached.load(record.id, now=now, min_version=1) is None
+
+
 async def test_another_session_under_the_same_id_takes_its_place(
     cached: DynamoDBStore, other: DynamoDBStore, record: Record
 ) -> None:

@@ -233,6 +233,7 @@ class DynamoDBStore:
         """As the contract says: a PutItem, or a transaction with the marker that the session in its place leaves."""
         self._values.check_size(record)
         operation = self._calls.begin()
+        ended = replaces
         try:
             while True:
                 try:
@@ -255,7 +256,7 @@ class DynamoDBStore:
                     raise StoreUnavailable(f"{error}; nothing is stored under this id") from None
                 record = replace(record, id=fresh_id())
         finally:
-            self._note_written(now, record.id, replaces)
+            self._note_written(now, record.id, ended)
 
     async def update(self, record: Record, changes: Changes, *, now: int) -> Record | None:
         """As the contract says: one UpdateItem, and a second, deciding attempt only where the first cannot be known."""
