@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from starlette.requests import Request
 
 from dynamodb_sessions import ConfigurationError, DynamoDBStore, MemoryStore, SessionEvent, StoreUnavailable
 from dynamodb_sessions.aws.errors import OutcomeUnknown
@@ -381,7 +382,27 @@ class TestBesideAFallback:
 
 # In requests.
 
+
+def login(request: Request) -> None:
+    request.session["user"] = "alice"
+    held(request).bind("alice")
+
+
+def renew(request: Request) -> None:
+    request.session["user"] = "alice"
+    held(request).regenerate()
+
+
+async def save_and_login(request: Request) -> None:
+    request.session["user"] = "bob"
+    await held(request).save()
+    login(request)
+
+
 PATHS = by_path(
+    login=login,
+    saved=save_and_login,
+    renew=renew,
     put=put(a=1),
     more=put(b=2),
     look=look,
@@ -438,6 +459,43 @@ async def test_what_must_be_certain_is_read(cached: DynamoDBStore, other: Dynamo
         assert (await here.get("/reload")).json() == {"a": 1, "b": 2}
         await there.get("/add")
         assert (await here.get("/add")).json() == {"a": 1, "b": 2, "n": 2}
+
+
+@pytest.mark.parametrize("path", ["/login", "/saved"])
+async def test_a_login_does_not_bring_back_what_was_ended_elsewhere(
+    cached: DynamoDBStore, other: DynamoDBStore, path: str
+) -> None:
+    async with browser(an_app(cached, PATHS)) as here, browser(an_app(other, PATHS)) as there:
+        await here.get("/login")
+        await here.get("/put")
+        assert (await here.get("/look")).json() == {"a": 1, "user": "alice"}
+        await other.revoke_owner("alice")
+        await here.get(path)
+        there.cookies.update(here.cookies)
+        assert (await there.get("/look")).json() == {"user": "alice"}
+
+
+@pytest.mark.parametrize("path", ["/login", "/renew"])
+async def test_a_new_id_is_given_though_the_session_has_another_one_elsewhere(
+    cached: DynamoDBStore, other: DynamoDBStore, path: str
+) -> None:
+    """A login whose response was lost locks nobody out."""
+    async with browser(an_app(cached, PATHS)) as here, browser(an_app(other, PATHS)) as there:
+        await here.get("/put")
+        await here.get("/look")
+        there.cookies.update(here.cookies)
+        await there.get(path)
+        await here.get(path)
+        assert (await here.get("/look")).json() == {"user": "alice"}
+
+
+async def test_a_session_that_lives_keeps_its_content_under_its_new_id(cached: DynamoDBStore) -> None:
+    async with browser(an_app(cached, PATHS)) as here:
+        await here.get("/put")
+        await here.get("/look")
+        for path in ("/renew", "/login"):
+            await here.get(path)
+            assert (await here.get("/look")).json() == {"a": 1, "user": "alice"}
 
 
 async def test_several_instances_touch_a_session_once(

@@ -27,7 +27,7 @@ from dynamodb_sessions.session.save_policy import (
     Touch,
     Update,
 )
-from dynamodb_sessions.session.session import Session, rebase, state_of, take
+from dynamodb_sessions.session.session import Session, begin_anew, rebase, state_of, take
 from dynamodb_sessions.session.state import SessionState, Standing
 from dynamodb_sessions.stores.contract import (
     BURIED_SECONDS,
@@ -83,6 +83,22 @@ async def is_alive(store: SessionStore, state: SessionState) -> bool:
         state.end()
         logger.warning("session %s was ended meanwhile: nothing more is stored of it", fingerprint(record.id))
     return not state.is_ended
+
+
+async def look_again(store: SessionStore, session: Session) -> None:
+    """Find out whether a session has ended of which a copy was loaded. Then only what was set since is to be stored.
+
+    A login that keeps the content would else keep that of a session that was ended before.
+    """
+    state, moved = state_of(session), list[bool]()
+    record = state.record
+    if record is None or (state.is_ended and state.asked.login is None):
+        return
+    found = await store.load(
+        record.id, now=clock.wall_clock(), consistency="strong", on_moved=lambda: moved.append(True)
+    )
+    if found is None:
+        begin_anew(session, moved=bool(moved))
 
 
 async def reload(store: SessionStore, session: Session) -> bool:

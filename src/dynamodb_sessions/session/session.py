@@ -379,6 +379,15 @@ def take(session: Session, record: Record) -> None:
     dict.update(session, content)
 
 
+def begin_anew(session: Session, *, moved: bool) -> None:
+    """Forget what was stored, which has ended. What was set since stays, and is all that the session holds."""
+    state = state_of(session)
+    written = set[str]() if state.tracking is None else state.tracking.written
+    for key in [key for key in list(dict.keys(session)) if key not in written]:
+        dict.__delitem__(session, key)
+    state.begin_anew(moved=moved)
+
+
 def rebase(session: Session, record: Record) -> None:
     """Take a record for what is stored. What the session has changed, and not saved, stays as it is."""
     state = state_of(session)

@@ -368,6 +368,12 @@ class SessionState:
             # The others are what is stored: to store them once more would undo what others do meanwhile.
             self.tracking.written.intersection_update(unsaved)
 
+    def begin_anew(self, *, moved: bool) -> None:
+        """Note that nothing is stored under the id that the client named, as if nothing had been found at first."""
+        assert self.record is not None  # noqa: S101 - else there is nothing to forget
+        self.presented_id, self.record, self.stored_version = self.record.id, None, 0
+        self.standing = Standing.MOVED if moved else _NEW
+
     def settle(self, record: Record | None, *, asked: int, version: int = 0) -> None:
         """Take the record for what is stored now: whatever comes later is a change of it. None: nothing is.
 

@@ -20,7 +20,7 @@ from dynamodb_sessions.codec import Serializer
 from dynamodb_sessions.exceptions import ConfigurationError, CorruptRecord, SessionError, StoreUnavailable
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.session import save_policy
-from dynamodb_sessions.session.commit import atomically, commit, is_alive, load, reload, wait_ended
+from dynamodb_sessions.session.commit import atomically, commit, is_alive, load, look_again, reload, wait_ended
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import Create, Delete, Nothing, Rotate, Touch, Update, decide
 from dynamodb_sessions.session.session import Session, assign, make_session, state_of
@@ -506,6 +506,8 @@ class RequestCycle:
         try:
             self._take_assigned(session)
             state, now = state_of(session), clock.wall_clock()
+            if state.asked.rotate and not (failed or touch_only) and self._may_be_copy(state):
+                await look_again(self._setup.store, session)
             asked = state.asked.count
             action = decide(session, self._setup.lifetimes, now, failed=failed)
             if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
@@ -523,6 +525,16 @@ class RequestCycle:
                 return await settled(work)
         finally:
             turn.release()
+
+    def _may_be_copy(self, state: SessionState) -> bool:
+        """Whether a session that is to get a new id may have ended before it was loaded.
+
+        Not if something was stored of it since. A login that is only confirmed needs one that lives.
+        """
+        held, asked = self._arrival.held, state.asked
+        if held is None or not held.version or not self._setup.keeps_versions or self._committed_at is not None:
+            return False
+        return not (asked.clear or state.is_late) and (asked.login is not None or not asked.proof)
 
     async def _store(self, state: SessionState, action: save_policy.Action, now: int, asked: int) -> bool:
         """Make the store call that the action stands for, or what of it can still be done. False if it was gone."""
