@@ -195,6 +195,22 @@ def test_of_several_each_that_verifies_counts_once_and_at_most_four() -> None:
     assert names[:4] == [ticket.session_id for ticket in read(cookie, "; ".join((first, second, *more)))]
 
 
+@pytest.mark.parametrize("max_ages", [(3600, 60), (60, 3600)])
+def test_of_several_of_one_session_the_highest_version_was_seen(max_ages: tuple[int, int]) -> None:
+    """Two domains or paths have one each, and the lifetime has become shorter, or longer, between."""
+    cookie, name = a_cookie(), new_id()
+    values = [value_of(issue(cookie, name, version, max_age=max_ages[version - 3])) for version in (3, 4)]
+    for order in (values, values[::-1]):
+        found = read(cookie, "; ".join(f"session_id={value}" for value in order))
+        assert found == [CookiePayload(name, 4, NOW + 3600)]
+
+
+def test_what_keeps_no_version_and_was_told_last_is_believed() -> None:
+    cookie, name = a_cookie(), new_id()
+    values = [value_of(issue(cookie, name, version, max_age=max_age)) for version, max_age in ((3, 60), (0, 3600))]
+    assert read(cookie, "; ".join(f"session_id={value}" for value in values)) == [CookiePayload(name, 0, NOW + 3600)]
+
+
 def test_no_repr_shows_an_id() -> None:
     name = new_id()
     assert name not in repr(CookiePayload(name))
@@ -229,10 +245,10 @@ def test_a_cookie_that_has_expired_by_the_servers_clock_is_told_no_age_below_zer
     assert "; Max-Age=0;" in a_cookie().issue(CookiePayload(new_id(), 1, NOW - 1), now=NOW, secure=True)
 
 
-def test_of_one_id_the_cookie_counts_that_was_told_last() -> None:
+def test_of_one_id_the_cookie_counts_that_was_told_last_and_the_highest_version() -> None:
     cookie, name, other = a_cookie(NEW, OLD), new_id(), new_id()
     ours = [issue(cookie, name, 3), issue(cookie, name, 2), issue(cookie, name, 9, max_age=59)]
     ours += [issue(a_cookie(OLD), name, 5, max_age=99), issue(cookie, name, 9, max_age=None)]
     for order in itertools.permutations([each.partition(";")[0] for each in [*ours, issue(cookie, other)]]):
         found = {each.session_id: each for each in read(cookie, "; ".join(order))}
-        assert found == {name: CookiePayload(name, 3, NOW + 60), other: CookiePayload(other, 1, NOW + 60)}
+        assert found == {name: CookiePayload(name, 9, NOW + 60), other: CookiePayload(other, 1, NOW + 60)}

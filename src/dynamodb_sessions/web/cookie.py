@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from itsdangerous import Signer
@@ -168,7 +168,8 @@ class SessionCookie(_Signed):
         """Return what the cookies of this name say, of those that verify, in the browser's order, each id once.
 
         A browser sends several of one name when they were set for several paths or domains. Only the first four ids
-        count: nobody honest has more, and each may cost a read of the store. Of one id, what was told last counts.
+        count: nobody honest has more, and each may cost a read of the store. Of one id, what expires last counts,
+        and the highest version of all: a lifetime may have become shorter.
         """
         cookies = cookies_of(self._name, headers)
         if not cookies:
@@ -186,8 +187,7 @@ class SessionCookie(_Signed):
             known = payloads.get(payload.session_id)
             if known is None and len(payloads) == MAX_CANDIDATES:
                 continue
-            if known is None or (known.stale, payload.number) > (payload.stale, known.number):
-                payloads[payload.session_id] = payload
+            payloads[payload.session_id] = payload if known is None else _of_both(known, payload)
         return tuple(payloads.values())
 
     def issue(self, payload: CookiePayload, *, now: int, secure: bool) -> str:
@@ -239,6 +239,12 @@ class SessionHeader(_Signed):
     def expire(self, *, secure: bool) -> str:  # noqa: ARG002 - as the cookie's
         """Return the value that tells the client to forget its token."""
         return ""
+
+
+def _of_both(one: CookiePayload, other: CookiePayload) -> CookiePayload:
+    """Return what two cookies of one session say. The browser has seen the higher of two versions."""
+    told = other if (one.stale, other.number) > (other.stale, one.number) else one
+    return replace(told, version=max(one.version, other.version)) if told.version else told
 
 
 def _signer(key: str) -> Signer:
