@@ -26,6 +26,7 @@ from dynamodb_sessions.session.session import state_of
 from dynamodb_sessions.stores import item_format
 from dynamodb_sessions.stores.contract import Record
 from dynamodb_sessions.stores.value_format import PLAIN
+from dynamodb_sessions.web.cookie import MAX_VERSION
 from tests.conftest import KEY, Clock
 
 SECONDS = 4.0
@@ -367,6 +368,8 @@ class Visit:
     key: str
     sent: int = 0
     arrived: int = 0
+    has_version: bool = False
+    """Whether its cookie says which version the browser has seen: then a write is told the new one."""
     saw: dict[str, Any] = field(default_factory=dict)
     born: str | None = None
     """Of the session that it found."""
@@ -388,6 +391,11 @@ class Browser:
     def session_id(self) -> str:
         return self.cookie.partition(b"=")[2].partition(b".")[0].decode()
 
+    @property
+    def version(self) -> int:
+        """The version that the cookie says the browser has seen; 0: none."""
+        return int(self.cookie.split(b".")[1]) % (MAX_VERSION + 1) if self.cookie else 0
+
     def hear(self, visit: Visit, told: list[bytes]) -> None:
         """Take what a response says: the cookie that arrives last is the one that counts."""
         if visit.status != 200:
@@ -397,11 +405,17 @@ class Browser:
         self.arrived.append(visit)
 
     def must_see(self) -> list[Visit]:
-        """Return the writes that a visit that is sent now must see: those that no other visit overlapped."""
+        """Return the writes that a visit that is sent now must see: those that no other visit overlapped.
+
+        One that arrived before counts only if the write was sent without a version: then its response, from an instance
+        that needs none, leaves the browser with the version that the other one has told it.
+        """
         return [
             write
             for place, write in enumerate(self.arrived)
-            if write.wrote is not None and all(later.sent > write.arrived for later in self.arrived[place + 1 :])
+            if write.wrote is not None
+            and all(later.sent > write.arrived for later in self.arrived[place + 1 :])
+            and (write.has_version or all(earlier.arrived < write.sent for earlier in self.arrived[:place]))
         ]
 
 
@@ -453,6 +467,7 @@ async def request(world: World, middleware: DynamoDBSessionMiddleware, browser: 
 
 async def _make(world: World, middleware: DynamoDBSessionMiddleware, browser: Browser, visit: Visit) -> None:
     visit.sent = world.tick()
+    visit.has_version = browser.version > 0
     expected = browser.must_see()
     headers = [(b"cookie", browser.cookie)] if browser.cookie else []
     told: list[bytes] = []
