@@ -441,8 +441,8 @@ async def test_a_credential_process_that_hangs(
     profile: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(boto3_transport, "_PROCESS_SHARE", 0.02)
-    monkeypatch.setattr(doctor, "_TIMEOUT", 5.0)
+    monkeypatch.setattr(boto3_transport, "_PROCESS_SHARE", 0.005)
+    monkeypatch.setattr(doctor, "_TIMEOUT", 20.0)  # As the tests' stores have it.
     profile("credential_process = /bin/sleep 600")
     said = "the credential_process of a profile did not end within 0.1 s"
     await both(table, endpoint_url, client, "credentials", said, "run the command by itself")
@@ -482,8 +482,8 @@ async def test_a_role_whose_source_profile_hangs(
     profile: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(boto3_transport, "_PROCESS_SHARE", 0.02)
-    monkeypatch.setattr(doctor, "_TIMEOUT", 5.0)
+    monkeypatch.setattr(boto3_transport, "_PROCESS_SHARE", 0.005)
+    monkeypatch.setattr(doctor, "_TIMEOUT", 20.0)  # As the tests' stores have it.
     profile(
         "role_arn = arn:aws:iam::123456789012:role/app\nsource_profile = slow\n"
         "[profile slow]\ncredential_process = /bin/sleep 600"

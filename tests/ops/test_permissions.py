@@ -296,7 +296,7 @@ PATHS: dict[str, tuple[set[Permission], Path]] = {
     "of the older layout, bound": ({GET, PUT}, visits("put", older_layout, "bind")),
     "of the older layout, ended": ({GET, DELETE}, visits("put", older_layout, "clear")),
     "adopted from Starlette's cookie": (
-        {GET, PUT, UPDATE},
+        {GET, PUT},
         visits(with_starlettes_cookie, "look", import_cookie="session", import_secret_key=OLD_KEY),
     ),
     "created outside a request by two at once": ({GET, PUT, UPDATE}, created_at_once),
@@ -309,7 +309,7 @@ PATHS: dict[str, tuple[set[Permission], Path]] = {
         {GET, UPDATE, QUERY, DELETE},
         visits("bind", another_browser, "bind", "others"),
     ),
-    "the policy is attached late": ({GET, PUT, UPDATE, DELETE}, permitted_late),
+    "the policy is attached late": ({GET, PUT, DELETE}, permitted_late),
 }
 COMMANDS = {
     "check": {GET, PUT, UPDATE, DELETE, QUERY, SCAN, DESCRIBE, DESCRIBE_TTL, DESCRIBE_BACKUPS},

@@ -22,8 +22,8 @@ class Partition:
     __slots__ = ("calls", "session_id")
 
     def __init__(self, calls: TableCalls, session_id: str) -> None:
-        self.calls = calls
-        self.session_id = session_id
+        self.calls: TableCalls = calls
+        self.session_id: str = session_id
 
     def key(self, position: int) -> dict[str, Any]:
         """Return the key of the item at a position."""

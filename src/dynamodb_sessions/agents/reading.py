@@ -15,7 +15,7 @@ from dynamodb_sessions.codec import decode
 from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.stores import table_schema
 
-logger = logging.getLogger("dynamodb_sessions")
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 MESSAGE = "message"
 CREATED_AT = "created_at"

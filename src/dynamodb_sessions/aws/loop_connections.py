@@ -21,10 +21,10 @@ class Pool:
     def __init__(self, sessions: AsyncGenerator[aiohttp.ClientSession, None], session: aiohttp.ClientSession) -> None:
         self._sessions = sessions  # Begun and not ended: so an event loop that shuts down ends it.
         self.session = session
-        self.slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
+        self.slots: asyncio.Semaphore = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self.users: set[int] = set()
         """The transports that have made calls with it."""
-        self.renewing = asyncio.Lock()
+        self.renewing: asyncio.Lock = asyncio.Lock()
         """Held while a container is asked for credentials."""
 
     async def close(self) -> None:
