@@ -114,3 +114,26 @@ async def test_what_is_no_token_of_ours_is_an_outage(
     client.put_item(TableName=table_name, Item={**token, "first": {"S": "x"}})
     with pytest.raises(StoreUnavailable, match="token"):
         await converse().add_items([said("one")], token="turn")
+
+
+@pytest.mark.parametrize(("first", "later"), [(1, 150), (101, 150), (150, 101), (150, 1)])
+async def test_what_is_added_later_under_a_token_is_not_looked_at(first: int, later: int, converse: Converse) -> None:
+    turn = [said(f"first {number}") for number in range(first)]
+    between = [said(f"between {number}") for number in range(120)]
+    await converse().add_items(turn, token="turn")
+    await converse().add_items(between)
+    await converse().add_items([said(f"later {number}") for number in range(later)], token="turn")
+    assert await converse().get_items() == [*turn, *between]
+
+
+async def test_a_turn_is_not_completed_by_another_one(converse: Converse, proxy: Proxy) -> None:
+    turn = [said(f"first {number}") for number in range(150)]
+    refused = Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"))
+    proxy.play("TransactWriteItems", [Step()], rest=refused)
+    with pytest.raises(SessionError):
+        await converse(endpoint_url=proxy.url).add_items(turn, token="turn")
+    await converse().add_items([said("between")])
+    with pytest.raises(SessionError, match="another turn"):
+        await converse().add_items([*turn, said("one more")], token="turn")
+    await converse().add_items(turn, token="turn")
+    assert await converse().get_items() == [*turn, said("between")]

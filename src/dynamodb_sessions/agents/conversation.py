@@ -29,7 +29,7 @@ from dynamodb_sessions.agents.parts import PartsFormat
 from dynamodb_sessions.agents.reading import Message, Reading
 from dynamodb_sessions.agents.renewal import renew
 from dynamodb_sessions.agents.tables import table
-from dynamodb_sessions.agents.turn import FIRST, Turn
+from dynamodb_sessions.agents.turn import FIRST, STEPS, Turn
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
 from dynamodb_sessions.clock import check_seconds, wall_clock
@@ -189,29 +189,42 @@ class DynamoDBConversation:
     async def _begin_turn(self, turn: Turn, step: slice) -> Head | None:
         """Give all messages of a turn their positions, and store those of the first step. Return the head.
 
+        None: there is nothing more to store, for another turn was stored under its token, or its conversation is gone.
         A turn whose first step was stored before, under its token, has the positions that it has there.
         """
         operation = self._calls.begin()
-        while not await self._was_begun(operation, turn):
+        while (begun := await self._begun_as(operation, turn)) is None:
             head = await self._reserve(operation, turn)
             turn.first = head.last - turn.count + 1
             turn.ttl = head.message_ttl(turn.now, self._lifetime)
             if await self._store(operation, turn, step, 0):
                 return head
+        if begun != turn.shape:
+            await self._check_complete(operation, turn, begun)
+            return None
         found = await self._partition.head(operation)
         turn.ttl = None if found is None else found.message_ttl(turn.now, self._lifetime)
         return found
 
-    async def _was_begun(self, operation: Operation, turn: Turn) -> bool:
-        """Whether the first step of a turn was stored, under its token."""
+    async def _begun_as(self, operation: Operation, turn: Turn) -> str | None:
+        """Return the shape of the turn that was stored under this one's token; None: there is none.
+
+        The turn then has its first position.
+        """
         found = None if turn.token is None else await self._partition.get(operation, turn.token_position(0))
         if found is None:
-            return False
+            return None
         try:
-            turn.first = int(found[FIRST]["N"])
+            turn.first, shape = int(found[FIRST]["N"]), found[STEPS]["S"]
         except (KeyError, TypeError, ValueError):
             raise StoreUnavailable("a token of a conversation cannot be read") from None
-        return True
+        return str(shape)
+
+    async def _check_complete(self, operation: Operation, turn: Turn, begun: str) -> None:
+        """Raise SessionError if the turn that was stored under this one's token lacks steps: this one has not them."""
+        last = begun.count(" ")
+        if last and await self._partition.get(operation, turn.token_position(last)) is None:
+            raise SessionError("the token stands for another turn, which is not complete: add that one again")
 
     async def _store(self, operation: Operation, turn: Turn, step: slice, number: int) -> bool:
         """Store the messages of a step. Return False if they were stored before, under the turn's token."""

@@ -19,6 +19,9 @@ TOKEN_SECONDS = 30 * DAY
 FIRST = "first"
 """In a token's item: the position of the first message that was stored under it."""
 
+STEPS = "steps"
+"""In a token's item: how many positions each step of its turn takes."""
+
 _ITEM_SIZE = 256
 """Bytes of a message's item, but for its message and its conversation's id, at the most."""
 
@@ -52,6 +55,11 @@ class Turn:
         sizes = ((packed.count, packed.size + packed.count * item_size) for packed in self.messages)
         return parts.fit(sizes, max_items=parts.MAX_TRANSACTION_ITEMS - (self.token is not None))
 
+    @property
+    def shape(self) -> str:
+        """How many positions each step takes: no other turn is stored at the positions of one that has another."""
+        return " ".join(str(sum(packed.count for packed in self.messages[step])) for step in self.steps())
+
     def items(self, step: slice, form: PartsFormat) -> list[dict[str, Any]]:
         """Return the items of a step's messages, each at its position."""
         item = {CREATED_AT: item_format.number(self.now)}
@@ -68,6 +76,7 @@ class Turn:
         """Return the item that says that a step was stored."""
         return self._key(self.token_position(step)) | {
             FIRST: item_format.number(self.first),
+            STEPS: {"S": self.shape},
             table_schema.TTL: item_format.number(self.now + TOKEN_SECONDS),
         }
 
