@@ -201,6 +201,18 @@ def test_where_more_may_be_said_boto3_is_asked(name: str, value: str, monkeypatc
     assert environment.look(None, None) is None
 
 
+@pytest.mark.parametrize("name", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
+@pytest.mark.parametrize("path", ["$HOME/aws", "${HOME}/aws", "~/aws"])
+def test_a_file_may_be_named_by_a_variable(
+    name: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, path)
+    assert environment.look(None, None) is not None
+    (tmp_path / "aws").write_text("[default]\nendpoint_url = http://localhost:8000\n")
+    assert environment.look(None, None) is None
+
+
 @pytest.mark.parametrize(
     "url", ["localhost:8000", "http://user:secret@here", "http://here/?a=b", "ftp://here", "http://"]
 )

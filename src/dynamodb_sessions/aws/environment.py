@@ -125,7 +125,7 @@ def _holds_something(path: str) -> bool:
     if path == os.devnull:
         return False
     try:
-        found = Path(path).expanduser().stat()
+        found = Path(os.path.expandvars(path)).expanduser().stat()  # As botocore does.
     except (OSError, RuntimeError, ValueError):
         return False
     return not stat.S_ISREG(found.st_mode) or found.st_size > 0
