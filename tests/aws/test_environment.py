@@ -326,6 +326,22 @@ def test_what_a_container_fails_to_give_boto3_is_asked_for(
     assert keys(proxy) == ["from-boto3"]
 
 
+@pytest.mark.parametrize("seconds", [14 * 60, 11 * 60])
+@pytest.mark.usefixtures("no_boto3")
+def test_a_key_that_is_still_good_is_used_while_the_container_fails(
+    seconds: float, agent: Agent, proxy: Proxy, table_name: str
+) -> None:
+    agent.seconds = seconds
+    store = DynamoDBStore(table_name, endpoint_url=proxy.url, client="async")
+    loads(store)
+    agent.status = 500
+    loads(store, 3)
+    agent.status = 200
+    loads(store)
+    assert len(set(keys(proxy)[:4])) == 1
+    assert keys(proxy)[4] != keys(proxy)[0]
+
+
 @pytest.mark.usefixtures("no_boto3")
 def test_a_container_is_not_asked_through_a_proxy(
     agent: Agent, proxy: Proxy, table_name: str, monkeypatch: pytest.MonkeyPatch

@@ -53,8 +53,7 @@ class EnvironmentCredentials:
 
     async def key(self, pool: Pool) -> Key | None:
         """Return the key, given by the endpoint if need be; None if there is none."""
-        key = self._key
-        if key is not None and pool.renewing.locked() and time.time() < self._expires - environment.MANDATORY_SECONDS:
+        if (key := self._still_good()) is not None and pool.renewing.locked():
             return key  # Somebody else asks for the next one.
         async with pool.renewing:
             if (key := self.at_hand()) is not None:
@@ -62,7 +61,13 @@ class EnvironmentCredentials:
             if isinstance(self._source, Container):
                 with suppress(aiohttp.ClientError, OSError, KeyError, TypeError, ValueError):
                     return await self._ask(self._source)
+        if (key := self._still_good()) is not None:
+            return key  # The next call asks again. Source: botocore.
         return await self._boto3.key(pool)
+
+    def _still_good(self) -> Key | None:
+        """Return the key, if it may be used for want of the next one."""
+        return self._key if time.time() < self._expires - environment.MANDATORY_SECONDS else None
 
     def renews(self, code: str, refused: Key) -> bool:
         """Whether there may be another key than the one for which a call was refused. False if it is a moment old."""
