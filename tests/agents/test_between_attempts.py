@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -340,3 +341,41 @@ async def test_a_head_that_is_none_is_an_outage(
     for call in (converse().get_items, converse().pop_item, converse().clear_session):
         with pytest.raises(StoreUnavailable, match="head"):
             await call()
+
+
+@pytest.mark.parametrize("limit", [None, 15])
+@pytest.mark.parametrize("later", [[], [said("new")]])
+async def test_who_reads_several_pages_sees_a_clear_in_one_step(
+    limit: int | None, later: list[dict[str, str]], converse: Converse, proxy: Between, elsewhere: Callable[..., Any]
+) -> None:
+    await converse().add_items([said(secrets.token_hex(100_000)) for _ in range(20)])
+
+    async def go_on(conversation: DynamoDBConversation) -> None:
+        await conversation.clear_session()
+        await conversation.add_items(later)
+
+    proxy.then["Query"] = lambda: elsewhere(go_on)
+    got = await converse(endpoint_url=proxy.url).get_items(limit)
+    assert got == (later if limit is None else [])
+    assert await converse().get_items(limit) == later
+
+
+async def test_who_reads_the_latest_sees_a_clear_in_one_step(
+    converse: Converse, proxy: Between, elsewhere: Callable[..., Any], endpoint_url: str
+) -> None:
+    await converse().add_items([said(str(number)) for number in range(30)])
+    half_way = Proxy(endpoint_url)
+    half_way.play(
+        "BatchWriteItem", [Step()], rest=Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"))
+    )
+
+    async def clear_half(conversation: DynamoDBConversation) -> None:
+        with pytest.raises(SessionError):
+            await DynamoDBConversation(
+                "chat", conversation._calls.table_name, endpoint_url=half_way.url
+            ).clear_session()
+
+    proxy.then["GetItem"] = lambda: elsewhere(clear_half)
+    assert await converse(endpoint_url=proxy.url).get_items(20) == []
+    assert half_way.requests[-1] == "BatchWriteItem"
+    half_way.close()

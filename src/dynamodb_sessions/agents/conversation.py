@@ -157,7 +157,7 @@ class DynamoDBConversation:
     async def _get(self, limit: int | None) -> list[Any]:
         limit = resolve_session_limit(limit, self.session_settings)
         reading = self._reading(newest_first=limit is not None, limit=limit)
-        found = [message.item async for message, _ in reading.messages()]
+        found = [message.item for message in await reading.at_once()]
         await self._use(reading.head)
         return found if limit is None else found[::-1]
 

@@ -1,7 +1,7 @@
 """Partition: the items of one conversation, and the calls that are made for them. It knows no messages."""
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from dynamodb_sessions.agents import conversation_head
@@ -53,8 +53,9 @@ class Partition:
         first: int = HEAD + 1,
         last: int | None = None,
         operation: Operation | None = None,
+        turned: Callable[[], object] | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the items at these positions, a page of at most so many after the other."""
+        """Yield the items at these positions, a page of at most so many after the other: see `TableCalls.pages`."""
         values: dict[str, Any] = {":k": {"S": self.session_id}, ":p": item_format.number(first)}
         names = {"#k": table_schema.KEY, "#p": table_schema.POSITION}
         positions = "#p >= :p"
@@ -67,6 +68,7 @@ class Partition:
         return self.calls.pages(
             "query",
             operation=operation,
+            turned=turned,
             TableName=self.calls.table_name,
             KeyConditionExpression=f"#k = :k AND {positions}",
             ExpressionAttributeNames=names,

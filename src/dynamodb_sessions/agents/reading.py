@@ -37,9 +37,9 @@ class Message:
 class Reading:
     """What is to be read: at most `limit` messages after a position, from `since` on and before `until`.
 
-    `head` is the conversation's as it was read; None: there is none, or nothing was read. Without an `operation` each
-    page is one. A message that cannot be read is left out, with a warning; but one that no key opens raises
-    CorruptRecord, for without its key a conversation must not look as if it were empty.
+    `head` is the conversation's as it was read; None: there is none, or nothing was read. `pages` is how many were.
+    Without an `operation` each page is one. A message that cannot be read is left out, with a warning; but one that no
+    key opens raises CorruptRecord, for without its key a conversation must not look as if it were empty.
     """
 
     partition: Partition
@@ -52,6 +52,19 @@ class Reading:
     until: float | None = None
     operation: Operation | None = None
     head: Head | None = field(default=None, init=False)
+    pages: int = field(default=1, init=False)
+
+    async def at_once(self) -> list[Message]:
+        """Return the messages as they were at one time: what is cleared meanwhile is seen as a whole, or not at all."""
+        found = [message async for message, _ in self.messages()]
+        # One page is of one time, as is its head, unless that was read before; then if as many were there as are
+        # wanted, none was deleted.
+        is_short = self.limit is not None and len(found) < self.limit
+        if found and (self.pages > 1 or is_short):
+            head = await self.partition.head(self.operation or self.partition.calls.begin())
+            cleared = HEAD if head is None else head.cleared
+            found = [message for message in found if message.position > cleared]
+        return found
 
     async def messages(self) -> AsyncGenerator[tuple[Message, int], None]:
         """Yield messages that were not cleared and have not expired, and how many items each takes.
@@ -86,7 +99,11 @@ class Reading:
             skips = False
             page = None if self.limit is None else self.limit + (first == HEAD)
             items = self.partition.query(
-                newest_first=self.newest_first, page=page, first=first, operation=self.operation
+                newest_first=self.newest_first,
+                page=page,
+                first=first,
+                operation=self.operation,
+                turned=self._turned,
             )
             async with aclosing(items), aclosing(parts.gather(items, _value_of)) as found:
                 async for value, is_whole in found:
@@ -102,7 +119,11 @@ class Reading:
                         break
             if not skips:
                 return
+            self._turned()
             first = self._cleared + 1  # There may be pages of what was cleared and is not yet deleted.
+
+    def _turned(self) -> None:
+        self.pages += 1
 
     @property
     def _cleared(self) -> int:

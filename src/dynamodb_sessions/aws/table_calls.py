@@ -281,9 +281,17 @@ class TableCalls:
                 yield result
 
     async def pages(
-        self, name: str, *, operation: Operation | None = None, **parameters: Any
+        self,
+        name: str,
+        *,
+        operation: Operation | None = None,
+        turned: Callable[[], object] | None = None,
+        **parameters: Any,
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the items of every page of a Query or Scan. Each page is an operation, unless all are part of one."""
+        """Yield the items of every page of a Query or Scan. Each page is an operation, unless all are part of one.
+
+        `turned` is called before every page but the first.
+        """
         while True:
             page = await self.read(operation or self.begin(), name, **parameters)
             items = page.get("Items")
@@ -296,6 +304,8 @@ class TableCalls:
             last = parameters["ExclusiveStartKey"] = page["LastEvaluatedKey"]
             if not isinstance(last, dict) or not last:
                 raise StoreUnavailable("DynamoDB's answer is invalid")
+            if turned is not None:
+                turned()
 
     async def _prepare(self) -> None:
         """Create the table before its first use."""
