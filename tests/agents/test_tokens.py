@@ -137,3 +137,13 @@ async def test_a_turn_is_not_completed_by_another_one(converse: Converse, proxy:
         await converse().add_items([*turn, said("one more")], token="turn")
     await converse().add_items(turn, token="turn")
     assert await converse().get_items() == [*turn, said("between")]
+
+
+async def test_a_token_opens_nobody_elses_conversation(converse: Converse) -> None:
+    await converse(owner="alice").add_items([said("one")], token="turn")
+    with pytest.raises(SessionError, match="somebody else"):
+        await converse(owner="bob").add_items([said("two")], token="turn")
+    await converse().clear_session()
+    await converse(owner="bob").add_items([said("bob's")])
+    await converse(owner="alice").add_items([said("one")], token="turn")
+    assert await converse().get_items() == [said("bob's")]

@@ -180,8 +180,8 @@ class DynamoDBConversation:
         turn = Turn.of(items, self._partition.session_id, self._format, now=wall_clock(), token=token)
         steps = [*turn.steps()]
         head = await settled(self._begin_turn(turn, steps[0]))
-        if head is None or turn.first + turn.count - 1 <= head.cleared:
-            return  # It was stored before, under its token, and removed since.
+        if head is None:
+            return  # It was stored before, under its token.
         for number, step in enumerate(steps[1:], 1):
             await settled(self._store(self._calls.begin(), turn, step, number))
         await self._renew(head)
@@ -189,7 +189,7 @@ class DynamoDBConversation:
     async def _begin_turn(self, turn: Turn, step: slice) -> Head | None:
         """Give all messages of a turn their positions, and store those of the first step. Return the head.
 
-        None: there is nothing more to store, for another turn was stored under its token, or its conversation is gone.
+        None: there is nothing more to store, for what was stored under its token is another turn, or was cleared since.
         A turn whose first step was stored before, under its token, has the positions that it has there.
         """
         operation = self._calls.begin()
@@ -203,7 +203,10 @@ class DynamoDBConversation:
             await self._check_complete(operation, turn, begun)
             return None
         found = await self._partition.head(operation)
-        turn.ttl = None if found is None else found.message_ttl(turn.now, self._lifetime)
+        if found is None or turn.last <= found.cleared:
+            return None
+        self._check_owner(found, turn.now)
+        turn.ttl = found.message_ttl(turn.now, self._lifetime)
         return found
 
     async def _begun_as(self, operation: Operation, turn: Turn) -> str | None:
@@ -258,8 +261,13 @@ class DynamoDBConversation:
             if head is not None:
                 await operation.pause(StoreUnavailable("others change the conversation first"))
             head = await self._partition.head(operation)
-            if head is not None and head.is_live(turn.now) and head.is_refused_to(self._writer):
-                raise SessionError(f"conversation {fingerprint(self.session_id)} belongs to somebody else")
+            if head is not None:
+                self._check_owner(head, turn.now)
+
+    def _check_owner(self, head: Head, now: int) -> None:
+        """Raise SessionError if the conversation is somebody else's."""
+        if head.is_live(now) and head.is_refused_to(self._writer):
+            raise SessionError(f"conversation {fingerprint(self.session_id)} belongs to somebody else")
 
     async def _use(self, head: Head | None) -> None:
         """Have the conversation live for longer, if that is due. It was used, whatever becomes of this."""

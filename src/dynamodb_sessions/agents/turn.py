@@ -49,6 +49,11 @@ class Turn:
         """How many positions it takes."""
         return sum(packed.count for packed in self.messages)
 
+    @property
+    def last(self) -> int:
+        """Its last position."""
+        return self.first + self.count - 1
+
     def steps(self) -> Iterator[slice]:
         """Yield which messages are stored by one transaction, and which by the next; always the same of the same."""
         item_size = len(self.session_id.encode()) + _ITEM_SIZE
