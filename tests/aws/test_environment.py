@@ -415,3 +415,26 @@ def test_what_is_near_is_called_without_a_proxy(proxy: Proxy, table_name: str, m
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     loads(DynamoDBStore(table_name, endpoint_url=proxy.url, client="async"))
     assert keys(proxy) == ["testing"]
+
+
+@pytest.mark.parametrize("netrc", ["default", "machine dynamo.test"])
+@pytest.mark.parametrize("scheme", ["http://", "//", ""])
+def test_a_request_by_a_proxy_is_signed_whatever_a_netrc_file_says(
+    scheme: str, netrc: str, proxy: Proxy, table_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "netrc"
+    path.write_text(f"{netrc} login me password hush\n")
+    monkeypatch.setenv("NETRC", str(path))
+    monkeypatch.setenv("HTTP_PROXY", f"{scheme}user:pass@{proxy.url.removeprefix('http://')}")
+    loads(DynamoDBStore(table_name, endpoint_url="http://dynamo.test:8000", client="async"))
+    assert keys(proxy) == ["testing"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "[bad", "here:port"])
+def test_a_proxys_password_is_not_shown(
+    host: str, table_name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://user:hush@{host}")
+    store = DynamoDBStore(table_name, endpoint_url="http://dynamo.test:8000", client="async")
+    assert not store.probe()
+    assert "hush" not in f"{store.mode_reason} {store.probe_error!r} {caplog.text}"

@@ -35,7 +35,7 @@ from dynamodb_sessions.aws.errors import (
     translate_response,
 )
 from dynamodb_sessions.aws.log_redaction import redacted_logs
-from dynamodb_sessions.aws.loop_connections import Pool, pools, running_loop, trusted_authorities
+from dynamodb_sessions.aws.loop_connections import Pool, pools, proxy_of, running_loop, trusted_authorities
 from dynamodb_sessions.aws.setup_errors import NO_CREDENTIALS, not_set_up, reason
 from dynamodb_sessions.aws.sigv4 import Key, Signer
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS, in_thread
@@ -180,7 +180,7 @@ class AsyncTransport:
             raise not_set_up(NO_CREDENTIALS)
         body = _encode(parameters).encode()
         headers = account.signer.headers(key, _action(operation), body)
-        answer, refusal = await attempt.post(account.endpoint, headers, body, account.trusted)
+        answer, refusal = await attempt.post(account, headers, body)
         if refusal is None:
             return answer
         code = refusal["Error"]["Code"]
@@ -210,6 +210,7 @@ class _Account(NamedTuple):
     signer: Signer
     endpoint: URL
     trusted: ssl.SSLContext | bool
+    proxy: URL | None
 
 
 def _account(
@@ -217,7 +218,7 @@ def _account(
 ) -> _Account:
     endpoint = URL(url)
     trusted = trusted_authorities() if endpoint.scheme == "https" else True
-    return _Account(credentials, region, Signer(region, url), endpoint, trusted)
+    return _Account(credentials, region, Signer(region, url), endpoint, trusted, proxy_of(endpoint))
 
 
 def _given(client: "Client") -> _Account:
@@ -255,17 +256,18 @@ class _Attempt:
         """Whether it may have been sent."""
 
     async def post(
-        self, url: URL, headers: dict[str, str], body: bytes, trusted: ssl.SSLContext | bool
+        self, account: _Account, headers: dict[str, str], body: bytes
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Send a request. Return the answer, and the refusal if it is one."""
         self.sent = True
         try:
             response = await self.session.post(
-                url,
+                account.endpoint,
                 headers=headers,
                 data=aiohttp.BytesPayload(body) if len(body) <= _LARGE else aiohttp.BytesIOPayload(io.BytesIO(body)),
                 allow_redirects=False,
-                ssl=trusted,
+                ssl=account.trusted,
+                proxy=account.proxy,
                 timeout=self._patience,
             )
             said = await response.read()

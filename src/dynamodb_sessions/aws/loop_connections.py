@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import AsyncGenerator
 
 import aiohttp
+from yarl import URL
 
 from dynamodb_sessions.aws.threads import MAX_CONCURRENT_CALLS
 from dynamodb_sessions.exceptions import outage
@@ -63,13 +64,25 @@ def trusted_authorities() -> ssl.SSLContext | bool:
         raise outage(f"AWS_CA_BUNDLE={bundle!r} cannot be read: {type(error).__name__}") from None
 
 
+def proxy_of(endpoint: URL) -> URL | None:
+    """Return the proxy by which the environment has an endpoint called, as botocore finds it; None: there is none.
+
+    aiohttp would find it too, but also what a netrc file says, which it would send in place of the signature.
+    """
+    url = urllib.request.getproxies().get(endpoint.scheme)
+    if not url or (endpoint.host and urllib.request.proxy_bypass(endpoint.host)):
+        return None
+    try:
+        return URL(url if "://" in url else f"http://{url.removeprefix('//')}")
+    except ValueError:  # Its words may quote a password.
+        raise outage(f"the proxy that {endpoint.scheme.upper()}_PROXY names is no URL") from None
+
+
 async def _sessions() -> AsyncGenerator[aiohttp.ClientSession, None]:
     """Yield one session, and close it."""
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_CALLS),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": "dynamodb-sessions"},
-        # As botocore has it. It is looked up for every request, so only where there is one.
-        trust_env=bool(urllib.request.getproxies()),
     ) as session:
         yield session
