@@ -213,6 +213,13 @@ def test_a_file_may_be_named_by_a_variable(
     assert environment.look(None, None) is None
 
 
+def test_endpoints_may_be_described_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert environment.look(None, None) is not None
+    (tmp_path / ".aws" / "models").mkdir(parents=True)
+    assert environment.look(None, None) is None
+
+
 @pytest.mark.parametrize(
     "url", ["localhost:8000", "http://user:secret@here", "http://here/?a=b", "ftp://here", "http://"]
 )

@@ -39,7 +39,8 @@ _SAYS_MORE = (
 """Variables that name another endpoint, or another source of credentials."""
 _FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 """The variables that name files that may say more, and where those are by default."""
-_OLDER_FILES = ("/etc/boto.cfg", "~/.boto")
+_OTHER_FILES = ("/etc/boto.cfg", "~/.boto", "~/.aws/models")
+"""An older version's, and the directory of descriptions of services, endpoints included, that take precedence."""
 _WEB_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN")
 _RELATIVE, _FULL = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 _AGENT = "http://169.254.170.2"
@@ -117,7 +118,7 @@ def _something_says_more() -> bool:
     if any(os.environ.get(name) for name in _SAYS_MORE):
         return True
     files = [os.environ.get(name) or usual for name, usual in _FILES.items()]
-    return any(_holds_something(path) for path in (*files, *_OLDER_FILES))
+    return any(_holds_something(path) for path in (*files, *_OTHER_FILES))
 
 
 def _holds_something(path: str) -> bool:
