@@ -445,3 +445,15 @@ def test_a_proxys_password_is_not_shown(
     store = DynamoDBStore(table_name, endpoint_url="http://dynamo.test:8000", client="async")
     assert not store.probe()
     assert "hush" not in f"{store.mode_reason} {store.probe_error!r} {caplog.text}"
+
+
+def test_boto3s_key_that_is_refused_is_not_tried_until_the_deadline(
+    agent: Agent, proxy: Proxy, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.status = 500
+    monkeypatch.setattr(boto3.Session, "get_credentials", lambda _: Credentials("from-boto3", "secret"))
+    store = DynamoDBStore(table_name, endpoint_url=proxy.url, client="async")
+    refused(proxy, 1000)
+    with pytest.raises(ConfigurationError, match="ExpiredTokenException"):
+        loads(store)
+    assert len(keys(proxy)) <= 2

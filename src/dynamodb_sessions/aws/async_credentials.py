@@ -79,7 +79,7 @@ class EnvironmentCredentials:
                 self._source = self._key = found
         elif self._key is refused and time.monotonic() - self._asked_at >= _RENEWAL_SECONDS:
             self._key = None
-        return self._key is None or self._key != refused
+        return self._boto3.renews(code, refused) if self._key is None else self._key != refused
 
     async def _ask(self, endpoint: Container) -> Key:
         """Ask the endpoint. Raises aiohttp.ClientError, OSError, KeyError, TypeError or ValueError."""
