@@ -15,7 +15,7 @@ from dynamodb_sessions import SessionError, StoreUnavailable
 from dynamodb_sessions.agents import DynamoDBConversation
 from tests.agents.conftest import Converse, listed, said
 from tests.conftest import Clock
-from tests.helpers.proxy import How, Proxy, Step
+from tests.helpers.proxy import How, Proxy, Step, held
 
 pytestmark = pytest.mark.anyio
 
@@ -379,3 +379,17 @@ async def test_who_reads_the_latest_sees_a_clear_in_one_step(
     assert await converse(endpoint_url=proxy.url).get_items(20) == []
     assert half_way.requests[-1] == "BatchWriteItem"
     half_way.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"ttl_seconds": 60}, {"ttl_of": "message"}])
+async def test_a_late_attempt_to_begin_a_turn_does_not_begin_a_cleared_conversation(
+    options: dict[str, Any], converse: Converse, proxy: Between
+) -> None:
+    await converse(owner="alice", **options).add_items([said("one")])
+    proxy.play("UpdateItem", [held(late=0)])
+    await converse(owner="alice", endpoint_url=proxy.url, **options).add_items([said("two")])
+    await converse().clear_session()
+    proxy.land()
+    assert [found async for found in listed(converse, "alice")] == []
+    await converse(owner="bob").add_items([said("bob's")])
+    assert await texts(converse()) == ["bob's"]

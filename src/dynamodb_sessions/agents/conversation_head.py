@@ -192,16 +192,17 @@ class Head:
 def advance(count: int, writer: Writer, *, now: int, base: int) -> dict[str, Any]:
     """Return the update that takes so many positions of a head that is as most are, or missing: then from `base` on.
 
-    It is refused to another owner or tenant, if the conversation has ended, or if there is more to a head's lifetime
-    than that it goes on: `advance_from` is for all of these.
+    It is refused to another owner or tenant, if the conversation has ended, was cleared, or was begun later, or if
+    there is more to a head's lifetime than that it goes on: `advance_from` is for all of these. So a late attempt does
+    not make somebody's what has been cleared meanwhile.
     """
     lifetime, update = writer.lifetime, Update(updated_at=now)
-    update.name("last", "created_at", "expires_at", "kept_until", "ttl")
+    update.name("last", "created_at", "expires_at", "kept_until", "ttl", table_schema.KEY)
+    update.conditions.append("(attribute_not_exists(#session_id) OR #created_at <= :now)")
     update.values |= {":base": number(base), ":count": number(count), ":now": number(now)}
     update.sets += ["#last = if_not_exists(#last, :base) + :count", "#created_at = if_not_exists(#created_at, :now)"]
     if lifetime.seconds is not None:
         begun = Head(base, ttl=0).begun(now, lifetime)
-        update.name(table_schema.KEY)
         update.set(expires_at=begun.expires_at, ttl=begun.ttl)
         goes_on = "#expires_at > :now AND #expires_at <= :expires_at AND #ttl <= :ttl"
         if begun.kept_until is None:
