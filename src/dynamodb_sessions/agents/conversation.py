@@ -75,7 +75,7 @@ class DynamoDBConversation:
     for. `session_settings` is the SDK's, or a dict of it, whose `limit` is how many messages `get_items` gives by
     default. `client`, `region_name`, `endpoint_url` and `create_table` are DynamoDBStore's, and DYNAMODB_ENDPOINT_URL
     counts as for that; objects with the same ones share their connections. `dynamodb_client` is another name of
-    `client`. `encryption_key` is DynamoDBStore's, too, and encrypts messages; SESSION_ENCRYPTION_KEY does not count.
+    `client`. `encryption_key` is DynamoDBStore's, too, and encrypts messages, as SESSION_ENCRYPTION_KEY does.
     `on_event` is called with a SessionEvent after each call of a method, and after each page of what yields many.
 
     Its methods raise StoreUnavailable, ConfigurationError, UnserializableValue or SessionTooLarge, the last two before
@@ -129,7 +129,7 @@ class DynamoDBConversation:
             create_table,
         )
         self._partition = Partition(self._calls, session_id)
-        keys = () if encryption_key is None else settings.encryption_keys(encryption_key)
+        keys = settings.encryption_keys(encryption_key)
         self._format = PartsFormat(session_id, ValueFormat(keys=keys))
         self._observer = Observer(on_event, self._calls, subject="conversation")
         _users.setdefault(self._calls, weakref.WeakSet()).add(self)
