@@ -180,15 +180,17 @@ class ReadCache:
 
     def _land(self, session_id: str, flight: _Flight, record: Record | None) -> None:
         """End a read. Keep what it has found, unless the session was dropped since it began, or is newer here."""
-        with self._lock:
-            if self._flights.get(session_id) is flight:
-                del self._flights[session_id]
-                entry = self._entries.get(session_id)
-                if record is None or (entry is not None and not is_same(record, entry.record)):
-                    self._remove(session_id)
-                elif entry is None or record.version >= entry.record.version:
-                    self._put(record, flight.read_at)
-        flight.end(record)
+        try:
+            with self._lock:
+                if self._flights.get(session_id) is flight:
+                    del self._flights[session_id]
+                    entry = self._entries.get(session_id)
+                    if record is None or (entry is not None and not is_same(record, entry.record)):
+                        self._remove(session_id)
+                    elif entry is None or record.version >= entry.record.version:
+                        self._put(record, flight.read_at)
+        finally:  # Whatever becomes of the cache, nobody waits for ever.
+            flight.end(record)
 
     def _put(self, record: Record, read_at: _Moment) -> None:
         """Keep a session, in place of what was kept of it. What is too much, or too old, goes.
