@@ -857,3 +857,12 @@ async def test_a_head_that_is_not_one_is_corrupt(new: NewCheckpointer, client: A
     )
     with pytest.raises(CorruptRecord):
         await new().aget_tuple(named(owner="alice"))
+
+
+async def test_an_owner_does_not_read_what_somebody_else_has_begun_since(new: NewCheckpointer) -> None:
+    alices = new()
+    await turns(alices, Plain, 1, named(owner="alice"))
+    await new().adelete_thread("thread")
+    await turns(new(), Plain, 1, named(owner="bob"))
+    with pytest.raises(SessionError, match="belongs to somebody else"):
+        await alices.aget_tuple(named(owner="alice"))

@@ -24,7 +24,7 @@ _USES_A_LIFETIME = 20
 """How often in a thread's lifetime a use is written down that no turn begins with."""
 
 _OWNED_FOR = 3600
-"""Seconds for which a process takes an owner for granted, unless a turn begins."""
+"""Seconds for which a process takes an owner for granted who writes, unless a turn begins."""
 
 _PATIENCE = 1.0
 """Seconds of one use that a renewal may take while there is time left for the next use to go on with it."""
@@ -63,12 +63,14 @@ class ThreadLifetimes:
         return lifetime
 
     async def check_owner(self, operation: Operation, partition: str, owner: str | None) -> None:
-        """Raise SessionError if a thread is somebody else's. Without an owner, nothing is asked."""
-        now = wall_clock()
-        if owner is None or self._is_known(partition, owner, now):
+        """Raise SessionError if a thread is somebody else's. Without an owner, nothing is asked.
+
+        It is asked each time: the thread may have been deleted, and begun by somebody else.
+        """
+        if owner is None:
             return
         head = await self._table.head(operation, partition)
-        if head is not None and head.owner not in {None, owner} and head.is_live(now):
+        if head is not None and head.owner not in {None, owner} and head.is_live(wall_clock()):
             raise _somebody_elses(partition)
 
     async def is_live(self, operation: Operation, partition: str, expires_at: int | None) -> bool:
