@@ -866,3 +866,15 @@ async def test_an_owner_does_not_read_what_somebody_else_has_begun_since(new: Ne
     await turns(new(), Plain, 1, named(owner="bob"))
     with pytest.raises(SessionError, match="belongs to somebody else"):
         await alices.aget_tuple(named(owner="alice"))
+
+
+async def test_a_thread_that_is_given_a_lifetime_ends_as_a_whole(
+    new: NewCheckpointer, now: Clock, items: Callable[[], list[dict[str, Any]]]
+) -> None:
+    await turns(new(), Plain, 2, named(owner="alice"))
+    now.now += 60
+    await turns(new(ttl_seconds=DAY), Plain, 1, named(owner="alice"))
+    assert [item["position"]["N"] for item in items() if "ttl" not in item] == []
+    now.now += DAY
+    assert await turns(new(ttl_seconds=DAY), Plain, 1, named(owner="bob")) == expected(1)
+    assert len([each async for each in new(ttl_seconds=DAY).alist(named())]) == 3

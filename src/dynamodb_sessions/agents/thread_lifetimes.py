@@ -55,8 +55,12 @@ class ThreadLifetimes:
         head = await self._write(operation, partition, thread_head.use(now, owner=owner, lifetime=lifetime), now)
         if lifetime is not None and head.renewed_at is not None:
             due = thread_head.renewal_due(head.renewed_at, now, lifetime)
-            if due is not Due.NOT_YET:
-                await self._renew(partition, lifetime, now, is_urgent=due is Due.NOW)
+            # A thread that has just got its first lifetime may have been there without one.
+            if due is not Due.NOT_YET or head.renewed_at == now:
+                has_all = await self._renew(partition, lifetime, is_urgent=due is Due.NOW)
+                if has_all and head.renewed_at != now:
+                    with contextlib.suppress(ConditionFailed):  # It was deleted meanwhile.
+                        await self._table.update_head(partition, thread_head.renewed(now))
         if len(self._used) >= _MAX_KNOWN:
             self._used.clear()
         self._used[partition, owner] = now, lifetime
@@ -97,27 +101,31 @@ class ThreadLifetimes:
         head = await self._table.head(operation, partition)
         if head is not None and not head.is_live(now):
             # A new thread must not begin with what an expired one has left.
-            await self._table.delete(self._table.keys(partition, _CONTENT, "#e <= :e", e=("expires_at", now)))
+            over = "attribute_not_exists(#e) OR #e <= :e"
+            await self._table.delete(self._table.keys(partition, _CONTENT, over, e=("expires_at", now)))
             await self._table.delete_head(partition, now)
             with contextlib.suppress(ConditionFailed):
                 return ThreadHead.of(await self._table.update_head(partition, update))
         raise _somebody_elses(partition)
 
-    async def _renew(self, partition: str, lifetime: Lifetime, now: int, *, is_urgent: bool) -> None:
-        """Give all that a thread has this lifetime, an item at a time. Unless it is urgent, the next use may end it."""
+    async def _renew(self, partition: str, lifetime: Lifetime, *, is_urgent: bool) -> bool:
+        """Give all that a thread has this lifetime, an item at a time. Return whether all has it.
+
+        Unless it is urgent, the next use may end it.
+        """
         begun = time.monotonic()
 
         async def renew(key: dict[str, Any]) -> None:
             await self._table.update(partition, thread_items.position_in(key), lifetime.renewal)
 
-        shorter = self._table.keys(partition, _CONTENT, "#t < :t", t=(table_schema.TTL, lifetime.ttl))
+        is_shorter = "attribute_not_exists(#t) OR #t < :t"
+        shorter = self._table.keys(partition, _CONTENT, is_shorter, t=(table_schema.TTL, lifetime.ttl))
         async with aclosing(shorter) as keys, aclosing(batches(keys, AT_ONCE)) as some:
             async for batch in some:
                 await some_at_once(renew, batch, AT_ONCE)
                 if not is_urgent and time.monotonic() - begun > _PATIENCE:
-                    return
-        with contextlib.suppress(ConditionFailed):  # It was deleted meanwhile.
-            await self._table.update_head(partition, thread_head.renewed(now))
+                    return False
+        return True
 
 
 def _somebody_elses(partition: str) -> SessionError:
