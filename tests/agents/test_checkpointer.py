@@ -878,3 +878,13 @@ async def test_a_thread_that_is_given_a_lifetime_ends_as_a_whole(
     now.now += DAY
     assert await turns(new(ttl_seconds=DAY), Plain, 1, named(owner="bob")) == expected(1)
     assert len([each async for each in new(ttl_seconds=DAY).alist(named())]) == 3
+
+
+async def test_deleting_runs_leaves_conversations_alone(
+    new: NewCheckpointer, client: Any, table_name: str
+) -> None:
+    url = client.meta.endpoint_url
+    chat = DynamoDBConversation("chat", table_name, endpoint_url=url, owner=thread_items.run_owner("run-1"))
+    await chat.add_items([{"role": "user"}])
+    await new().adelete_for_runs(["run-1"])
+    assert await chat.get_items() == [{"role": "user"}]

@@ -94,8 +94,8 @@ class ThreadUpkeep:
         """Return the threads that have checkpoints of a run. The index hears of a new one a moment later."""
         query = table_schema.of_owner(run_owner)
         async with aclosing(self._table.calls.pages("query", TableName=self._table.calls.table_name, **query)) as found:
-            # Each once.
-            return [*{item[table_schema.KEY]["S"]: None async for item in found}]
+            # Each once; and no conversation or thread whose owner has such a name.
+            return [*{item[table_schema.KEY]["S"]: None async for item in found if _is_checkpoint(item)}]
 
     async def of_owner(self, owner: str) -> AsyncGenerator[tuple[str, ThreadHead], None]:
         """Yield the ids and the heads of an owner's live threads, the one begun last first."""
@@ -120,6 +120,11 @@ class ThreadUpkeep:
                 partition: str = item[table_schema.KEY]["S"]
                 if thread_items.position_in(item) == thread_items.HEAD and thread_items.is_thread(partition):
                     yield partition
+
+
+def _is_checkpoint(item: Mapping[str, Any]) -> bool:
+    is_head = thread_items.position_in(item) == thread_items.HEAD
+    return thread_items.is_thread(item[table_schema.KEY]["S"]) and not is_head
 
 
 def _superfluous(found: Iterable[Group], plan: Reduction) -> Iterable[dict[str, Any]]:
