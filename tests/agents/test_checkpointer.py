@@ -888,3 +888,36 @@ async def test_deleting_runs_leaves_conversations_alone(
     await chat.add_items([{"role": "user"}])
     await new().adelete_for_runs(["run-1"])
     assert await chat.get_items() == [{"role": "user"}]
+
+
+async def test_deleting_the_only_run_leaves_what_another_one_stores_meanwhile(
+    new: NewCheckpointer, proxied: Any
+) -> None:
+    config = named(owner="alice")
+    config["metadata"] = {"run_id": "run-1"}
+    await turns(new(), Plain, 1, config)
+    other = new()
+    kept: list[RunnableConfig] = []
+    loop = asyncio.get_running_loop()
+
+    def meanwhile() -> None:
+        put = other.aput(named(owner="alice"), generate_checkpoint(), generate_metadata(), {})
+        kept.append(asyncio.run_coroutine_threadsafe(put, loop).result(30))
+
+    # The first Query asks which threads, the second what is in them.
+    proxied.then["Query"] = lambda: proxied.then.update(Query=meanwhile)
+    await new(endpoint_url=proxied.url).adelete_for_runs(["run-1"])
+    found = await new().aget_tuple(named())
+    assert found is not None
+    assert found.config == kept[0]
+
+
+async def test_prune_leaves_the_writes_of_a_checkpoint_that_is_not_stored_yet(new: NewCheckpointer) -> None:
+    checkpoint = generate_checkpoint()
+    config = named(checkpoint_ns="", checkpoint_id=checkpoint["id"])
+    await new().aput_writes(config, [("a", 1)], "task")
+    await new().aprune(["thread"])
+    await new().aput(named(), checkpoint, generate_metadata(), {})
+    found = await new().aget_tuple(config)
+    assert found is not None
+    assert found.pending_writes == [("task", "a", 1)]

@@ -130,13 +130,20 @@ class ThreadTable:
 
     async def delete_head(self, partition: str, now: int) -> None:
         """Delete a head that has expired."""
+        await self._delete_head(partition, "#a <= :a", "expires_at", now)
+
+    async def delete_unused_head(self, partition: str, updated_at: int) -> None:
+        """Delete a head, unless the thread was used since then."""
+        await self._delete_head(partition, "#a = :a", "updated_at", updated_at)
+
+    async def _delete_head(self, partition: str, condition: str, attribute: str, value: int) -> None:
         with contextlib.suppress(ConditionFailed):  # Somebody else was first.
             await self._repeat(
                 "delete_item",
                 Key=thread_items.key(partition, thread_items.HEAD),
-                ConditionExpression="#e <= :now",
-                ExpressionAttributeNames={"#e": "expires_at"},
-                ExpressionAttributeValues={":now": item_format.number(now)},
+                ConditionExpression=condition,
+                ExpressionAttributeNames={"#a": attribute},
+                ExpressionAttributeValues={":a": item_format.number(value)},
             )
 
     async def _delete(self, keys: Iterable[dict[str, Any]]) -> None:

@@ -69,6 +69,7 @@ class ThreadUpkeep:
 
         See `thread_reduction.py`. What is stored meanwhile is neither seen nor removed.
         """
+        head = await self._table.head(self._table.calls.begin(), partition)
         async with (
             aclosing(self._table.items(partition, _CONTENT)) as items,
             aclosing(groups(items)) as found,
@@ -78,7 +79,10 @@ class ThreadUpkeep:
         checkpoints = [saved for saved in map(format_.read, by_place.values()) if saved is not None]
         kept = set(remaining([saved for saved in checkpoints if not saved.is_removed]))
         if not kept:
-            await self.delete(partition)
+            # What has no checkpoint yet may get one: somebody may be at it.
+            stored = [item for group in by_place.values() if group.own is not None for item in group.items]
+            await self._table.delete(_keys(partition, stored))
+            await self._delete_empty(partition, head)
             return
         plan = reduce(checkpoints, kept, rebuilt)
         # What others need is stored before anything is deleted.
@@ -89,6 +93,13 @@ class ThreadUpkeep:
             position = thread_items.position_of(saved.ns, saved.order)
             await settled(self._table.update(partition, position, thread_items.unlinking(saved)))
         await self._table.delete(_keys(partition, _superfluous(by_place.values(), plan)))
+
+    async def _delete_empty(self, partition: str, head: ThreadHead | None) -> None:
+        """Delete the head of a thread that has nothing left, unless the thread was used since it was read."""
+        left, _ = await self._table.page(self._table.calls.begin(), partition, _CONTENT, 1)
+        if head is not None and not left:
+            self._lifetimes.forget(partition)
+            await self._table.delete_unused_head(partition, head.updated_at)
 
     async def of_run(self, run_owner: str) -> list[str]:
         """Return the threads that have checkpoints of a run. The index hears of a new one a moment later."""
