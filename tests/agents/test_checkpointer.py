@@ -921,3 +921,8 @@ async def test_prune_leaves_the_writes_of_a_checkpoint_that_is_not_stored_yet(ne
     found = await new().aget_tuple(config)
     assert found is not None
     assert found.pending_writes == [("task", "a", 1)]
+
+
+async def test_a_conversation_cannot_have_the_key_of_a_thread(client: Any, table_name: str) -> None:
+    with pytest.raises(ConfigurationError, match="must not begin with langgraph:"):
+        DynamoDBConversation("langgraph:thread", table_name, endpoint_url=client.meta.endpoint_url)

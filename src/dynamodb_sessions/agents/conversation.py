@@ -29,6 +29,8 @@ from dynamodb_sessions.agents.parts import PartsFormat
 from dynamodb_sessions.agents.reading import Message, Reading
 from dynamodb_sessions.agents.renewal import renew
 from dynamodb_sessions.agents.tables import table
+from dynamodb_sessions.agents.thread_items import PREFIX as THREADS
+from dynamodb_sessions.agents.thread_items import is_thread
 from dynamodb_sessions.agents.turn import FIRST, STEPS, Turn
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
@@ -105,6 +107,8 @@ class DynamoDBConversation:
     ) -> None:
         if not is_text(session_id, max_size=_MAX_ID_SIZE):
             raise ConfigurationError(f"a conversation's id must be a non-empty str of at most {_MAX_ID_SIZE} bytes")
+        if is_thread(session_id):
+            raise ConfigurationError(f"a conversation's id must not begin with {THREADS}: LangGraph's threads do")
         if owner is not None and not is_owner(owner):
             raise ConfigurationError(f"an owner must be a non-empty str of at most {MAX_OWNER_SIZE} bytes")
         if tenant is not None and (owner is None or not is_owner(tenant)):
