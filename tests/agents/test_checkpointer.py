@@ -926,3 +926,14 @@ async def test_prune_leaves_the_writes_of_a_checkpoint_that_is_not_stored_yet(ne
 async def test_a_conversation_cannot_have_the_key_of_a_thread(client: Any, table_name: str) -> None:
     with pytest.raises(ConfigurationError, match="must not begin with langgraph:"):
         DynamoDBConversation("langgraph:thread", table_name, endpoint_url=client.meta.endpoint_url)
+
+
+async def test_a_thread_is_not_copied_onto_itself(
+    new: NewCheckpointer, items: Callable[[], list[dict[str, Any]]]
+) -> None:
+    checkpoint = generate_checkpoint(channel_values={"a": noise(900_000)}, channel_versions={"a": "1"})
+    config = await new().aput(named(), checkpoint, generate_metadata(), {"a": "1"})
+    await new().aput_writes(config, [("a", noise(500_000))], "task")
+    before = len(items())
+    await new().acopy_thread("thread", "thread")
+    assert len(items()) == before

@@ -269,6 +269,8 @@ class DynamoDBCheckpointer(BaseCheckpointSaver[str]):
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all of a thread's checkpoints into another one, which is then the same owner's."""
         source, target = _partition(source_thread_id), _partition(target_thread_id)
+        if source == target:
+            return
         await self._observer.observed("copy_thread", str(source_thread_id), self._upkeep.copy(source, target), done)
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
