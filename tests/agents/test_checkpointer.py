@@ -29,7 +29,7 @@ from langgraph.graph.message import _messages_delta_reducer, add_messages
 from langgraph.types import Command, Send, interrupt
 
 from dynamodb_sessions import ConfigurationError, CorruptRecord, SessionError, SessionEvent, SessionTooLarge
-from dynamodb_sessions.agents import DynamoDBCheckpointer, DynamoDBConversation, thread_items
+from dynamodb_sessions.agents import Conversation, DynamoDBCheckpointer, DynamoDBConversation, thread_items
 from dynamodb_sessions.agents import langgraph as checkpointer_module
 from dynamodb_sessions.agents import thread_lifetimes as lifetimes_module
 from dynamodb_sessions.agents import thread_upkeep as upkeep_module
@@ -937,3 +937,9 @@ async def test_a_thread_is_not_copied_onto_itself(
     before = len(items())
     await new().acopy_thread("thread", "thread")
     assert len(items()) == before
+
+
+async def test_what_is_listed_does_not_say_its_id_or_whose_it_is() -> None:
+    for listed in (checkpointer_module.Thread("my-thread", 1, 1, "alice"), Conversation("my-thread", 1, 1, "alice")):
+        assert "my-thread" not in repr(listed)
+        assert "alice" not in repr(listed)

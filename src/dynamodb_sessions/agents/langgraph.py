@@ -63,10 +63,10 @@ _Places = dict[str, tuple[str | int | float, int]]
 class Thread:
     """A thread, as its owner's list has it. Times are epoch seconds. `updated_at` is when its last turn began."""
 
-    thread_id: str
+    thread_id: str = field(repr=False)
     created_at: int
     updated_at: int
-    owner: str
+    owner: str = field(repr=False)
 
 
 class DynamoDBCheckpointer(BaseCheckpointSaver[str]):

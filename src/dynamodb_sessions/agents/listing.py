@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynamodb_sessions.agents.conversation_head import Head
@@ -20,10 +20,10 @@ class Conversation:
     `updated_at` is when it was last added to.
     """
 
-    session_id: str
+    session_id: str = field(repr=False)
     created_at: int
     updated_at: int
-    owner: str | None = None
+    owner: str | None = field(default=None, repr=False)
 
 
 async def conversations_of(place: TableCalls, party: Party, now: int) -> AsyncGenerator[Conversation, None]:
