@@ -943,3 +943,20 @@ async def test_what_is_listed_does_not_say_its_id_or_whose_it_is() -> None:
     for listed in (checkpointer_module.Thread("my-thread", 1, 1, "alice"), Conversation("my-thread", 1, 1, "alice")):
         assert "my-thread" not in repr(listed)
         assert "alice" not in repr(listed)
+
+
+async def test_a_thread_that_expires_before_it_is_stored_begins_with_what_the_graph_has(
+    new: NewCheckpointer, now: Clock
+) -> None:
+    saver = new(ttl_seconds=DAY)
+    first = generate_checkpoint(channel_values={"a": 1, "b": 1}, channel_versions={"a": "1", "b": "1"})
+    await saver.aput(named(), first, {"source": "input"}, {"a": "1", "b": "1"})
+    now.now += DAY - 1
+    read = await saver.aget_tuple(named())
+    assert read is not None
+    now.now += 2
+    second = generate_checkpoint(channel_values={"a": 2, "b": 1}, channel_versions={"a": "2", "b": "1"})
+    await saver.aput(read.config, second, {"source": "input"}, {"a": "2"})
+    found = await new(ttl_seconds=DAY).aget_tuple(named())
+    assert found is not None
+    assert found.checkpoint == second

@@ -103,7 +103,7 @@ class DynamoDBCheckpointer(BaseCheckpointSaver[str]):
         values = ValueFormat(keys=settings.encryption_keys(encryption_key))
         self._calls = tables.table(table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
         table = ThreadTable(self._calls)
-        lifetimes = ThreadLifetimes(table, ttl_seconds)
+        lifetimes = ThreadLifetimes(table, ttl_seconds, self._forget)
         self._threads = Threads(table, values, lifetimes)
         self._upkeep = ThreadUpkeep(table, self._threads, lifetimes)
         self._observer = Observer(on_event, self._calls, subject="thread")
@@ -186,6 +186,27 @@ class DynamoDBCheckpointer(BaseCheckpointSaver[str]):
             order = thread_items.order_of(checkpoint["id"])
         except (ValueError, TypeError, AttributeError):
             raise ValueError("a checkpoint's id must be the text of a UUID, as LangGraph's are") from None
+        make = partial(self._made, thread, order, checkpoint, metadata, new_versions)
+        place = thread.partition, thread.ns
+        known, at_once = self._places.get(place), make()
+
+        def made() -> Saved:
+            # If the thread has expired, what the checkpoint refers to is gone.
+            return at_once if self._places.get(place) is known else make()
+
+        begins = metadata.get("source") != "loop"
+        saved = await self._threads.put(thread.partition, made, owner=thread.owner, begins=begins)
+        self._remember(thread.partition, saved, checkpoint["channel_versions"])
+
+    def _made(
+        self,
+        thread: "_Named",
+        order: int,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> Saved:
+        """Return a checkpoint as it is to be stored: with those values that it cannot refer to."""
         parent, known = self._places.get((thread.partition, thread.ns), (None, {}))
         if parent != thread.checkpoint_id:
             known = {}
@@ -202,7 +223,7 @@ class DynamoDBCheckpointer(BaseCheckpointSaver[str]):
         }
         said = {name: value for name, value in checkpoint.items() if name != "channel_values"}
         run_id = metadata.get("run_id")
-        saved = Saved(
+        return Saved(
             thread.ns,
             order,
             checkpoint["id"],
@@ -212,9 +233,6 @@ class DynamoDBCheckpointer(BaseCheckpointSaver[str]):
             run_owner=thread_items.run_owner(run_id) if isinstance(run_id, str) else None,
             created_at=wall_clock() if isinstance(run_id, str) else None,
         )
-        begins = metadata.get("source") != "loop"
-        await self._threads.put(thread.partition, saved, owner=thread.owner, begins=begins)
-        self._remember(thread.partition, saved, versions)
 
     async def aput_writes(
         self,

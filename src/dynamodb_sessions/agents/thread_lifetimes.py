@@ -6,6 +6,7 @@ rewritten once in half a lifetime, if it is used as long as that: see `thread_he
 
 import contextlib
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -33,11 +34,15 @@ _CONTENT = thread_items.span_of(None)
 
 
 class ThreadLifetimes:
-    """Writes down that threads are used. Times to live are in seconds; None: threads stay until they are deleted."""
+    """Writes down that threads are used. Times to live are in seconds; None: threads stay until they are deleted.
 
-    def __init__(self, table: ThreadTable, ttl_seconds: int | None) -> None:
+    `ended` is told which thread is found to have expired, once nothing is left of it, and before it begins anew.
+    """
+
+    def __init__(self, table: ThreadTable, ttl_seconds: int | None, ended: Callable[[str], None]) -> None:
         self._table = table
         self._ttl_seconds = ttl_seconds
+        self._ended = ended
         self._used: dict[tuple[str, str | None], tuple[int, Lifetime | None]] = {}
         """When a thread was last used for an owner, as far as this process knows, and how long what it has lives."""
 
@@ -104,6 +109,7 @@ class ThreadLifetimes:
             over = "attribute_not_exists(#e) OR #e <= :e"
             await self._table.delete(self._table.keys(partition, _CONTENT, over, e=("expires_at", now)))
             await self._table.delete_head(partition, now)
+            self._ended(partition)
             with contextlib.suppress(ConditionFailed):
                 return ThreadHead.of(await self._table.update_head(partition, update))
         raise _somebody_elses(partition)

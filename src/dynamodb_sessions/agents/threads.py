@@ -218,14 +218,16 @@ class Threads:
             values |= {channel: holder[channel] for channel, holder in places.items() if channel in holder}
         return {channel: values[channel] for channel in channels if channel in values}
 
-    async def put(self, partition: str, saved: Saved, *, owner: str | None, begins: bool) -> None:
-        """Store a checkpoint. `begins`: a turn begins with it.
+    async def put(self, partition: str, made: Callable[[], Saved], *, owner: str | None, begins: bool) -> Saved:
+        """Store a checkpoint, and return it. `begins`: a turn begins with it.
 
-        Raises SessionError if the thread is somebody else's.
+        It is made once the thread is known to live, or to begin anew. Raises SessionError if it is somebody else's.
         """
         operation = self._table.calls.begin()
         lifetime = await self._lifetimes.use(operation, partition, owner, begins=begins)
+        saved = made()
         await self.store(partition, saved, attributes_of(lifetime), None if lifetime else operation)
+        return saved
 
     async def store(
         self, partition: str, saved: Saved, lifetime: Mapping[str, Any], operation: Operation | None = None
