@@ -880,9 +880,7 @@ async def test_a_thread_that_is_given_a_lifetime_ends_as_a_whole(
     assert len([each async for each in new(ttl_seconds=DAY).alist(named())]) == 3
 
 
-async def test_deleting_runs_leaves_conversations_alone(
-    new: NewCheckpointer, client: Any, table_name: str
-) -> None:
+async def test_deleting_runs_leaves_conversations_alone(new: NewCheckpointer, client: Any, table_name: str) -> None:
     url = client.meta.endpoint_url
     chat = DynamoDBConversation("chat", table_name, endpoint_url=url, owner=thread_items.run_owner("run-1"))
     await chat.add_items([{"role": "user"}])

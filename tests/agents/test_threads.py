@@ -163,3 +163,28 @@ def test_a_forked_process_waits_in_a_thread_of_its_own() -> None:
     assert waiting.run(once(1)) == 1
     waiting.forked()
     assert waiting.run(once(2)) == 2
+
+
+def test_work_that_waits_for_itself_says_so() -> None:
+    waiting = Waiting()
+
+    async def again() -> object:
+        return waiting.run(once(1))
+
+    with pytest.raises(RuntimeError, match="what blocks cannot be called"):
+        waiting.run(again())
+    assert waiting.run(once(2)) == 2
+
+
+def test_what_is_collected_in_the_thread_of_the_work_is_ended_later() -> None:
+    waiting, ended = Waiting(), threading.Event()
+
+    async def end() -> None:
+        ended.set()
+
+    async def collect() -> None:
+        waiting.end(end())
+        assert not ended.is_set()
+
+    waiting.run(collect())
+    assert ended.wait(10)

@@ -454,7 +454,7 @@ class DynamoDBCheckpointer(BaseCheckpointSaver[str]):
                 yield following_one[0]
         finally:
             if self._calls.blocks:
-                self._wait(cast("AsyncGenerator[T, None]", found).aclose())
+                WAITING.end(cast("AsyncGenerator[T, None]", found).aclose())
 
     def _dumped(self, value: Any) -> Typed:
         kind, dumped = self.serde.dumps_typed(value)
