@@ -958,3 +958,10 @@ async def test_a_thread_that_expires_before_it_is_stored_begins_with_what_the_gr
     found = await new(ttl_seconds=DAY).aget_tuple(named())
     assert found is not None
     assert found.checkpoint == second
+
+
+async def test_a_list_of_one_checkpoint_before_an_older_one_is_empty(new: NewCheckpointer) -> None:
+    older = await new().aput(named(), generate_checkpoint(), generate_metadata(), {})
+    newer = await new().aput(older, generate_checkpoint(), generate_metadata(), {})
+    assert [each async for each in new().alist(newer, before=older)] == []
+    assert [each.config async for each in new().alist(older, before=newer)] == [older]

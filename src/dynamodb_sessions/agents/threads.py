@@ -106,7 +106,7 @@ class Threads:
         except ValueError:
             return
         left = asked.limit
-        if left is not None and left <= 0:
+        if span[0] > span[1] or (left is not None and left <= 0):
             return
         await self._lifetimes.check_owner(operation or self._table.calls.begin(), partition, owner)
         is_live = False
