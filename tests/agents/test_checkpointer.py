@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import string
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Annotated, Any, TypedDict
 
@@ -965,3 +966,19 @@ async def test_a_list_of_one_checkpoint_before_an_older_one_is_empty(new: NewChe
     newer = await new().aput(older, generate_checkpoint(), generate_metadata(), {})
     assert [each async for each in new().alist(newer, before=older)] == []
     assert [each.config async for each in new().alist(older, before=newer)] == [older]
+
+
+async def test_what_takes_many_pages_is_read_however_long_that_takes(new: NewCheckpointer, proxied: Any) -> None:
+    values = {"a": noise(5_000_000)}
+    first = generate_checkpoint(channel_values=values, channel_versions={"a": "1"})
+    saver = new()
+    config = await saver.aput(named(), first, generate_metadata(), {"a": "1"})
+    second = generate_checkpoint(channel_values=values, channel_versions={"a": "1"})
+    await saver.aput(config, second, generate_metadata(), {})
+    slow = new(endpoint_url=proxied.url)
+    slow._calls._transport.timeout = 2.0
+    proxied.play("Query", rest=Step(between=lambda: time.sleep(0.6)))
+    for asked, checkpoint in ((config, first), (named(), second)):
+        found = await slow.aget_tuple(asked)
+        assert found is not None
+        assert found.checkpoint == checkpoint

@@ -99,7 +99,7 @@ class Threads:
     ) -> AsyncGenerator[Found, None]:
         """Yield checkpoints, newest first; if they are of all namespaces, one namespace after the other.
 
-        Without an operation, each page is one.
+        Each page is an operation, but for a first one that may be part of another.
         """
         try:
             span = asked.span
@@ -117,9 +117,7 @@ class Threads:
                 near = self._read(partition, by_place.values())
                 met = [saved for saved in near.values() if asked.is_met_by(saved)]
                 if met and not is_live:
-                    is_live = await self._lifetimes.is_live(
-                        operation or self._table.calls.begin(), partition, met[0].expires_at
-                    )
+                    is_live = await self._lifetimes.is_live(self._table.calls.begin(), partition, met[0].expires_at)
                     if not is_live:
                         return
                 while met:
@@ -150,7 +148,7 @@ class Threads:
                 return
             span = span[0], thread_items.position_in(page[-1]) - 1
         async with (
-            aclosing(self._table.items(partition, span, operation=operation, after=begun)) as items,
+            aclosing(self._table.items(partition, span, after=begun)) as items,
             aclosing(groups(items)) as found,
             aclosing(batches(found, _WINDOW if limit is None else min(limit, _WINDOW))) as windows,
         ):
@@ -280,8 +278,9 @@ class Threads:
                     needed[saved.place] = saved
         return needed
 
-    async def _fetch(self, partition: str, operation: Operation, place: Place) -> Saved | None:
-        items = self._table.items(partition, thread_items.span_of(*place), operation=operation)
+    async def _fetch(self, partition: str, _: Operation, place: Place) -> Saved | None:
+        # A value of many pages may take longer than one operation may.
+        items = self._table.items(partition, thread_items.span_of(*place))
         async with aclosing(items), aclosing(groups(items)) as found:
             async for group in found:
                 if group.place == place:
