@@ -37,7 +37,7 @@ from dynamodb_sessions.agents import thread_upkeep as upkeep_module
 from dynamodb_sessions.identifiers import fingerprint
 from tests.conftest import Clock
 from tests.helpers import aiobotocore_clients
-from tests.helpers.proxy import How, Proxy, Step
+from tests.helpers.proxy import How, Proxy, Step, held
 
 pytestmark = pytest.mark.anyio
 
@@ -982,3 +982,17 @@ async def test_what_takes_many_pages_is_read_however_long_that_takes(new: NewChe
         found = await slow.aget_tuple(asked)
         assert found is not None
         assert found.checkpoint == checkpoint
+
+
+@pytest.mark.parametrize("ns", ["", "child"])
+async def test_a_late_attempt_of_a_write_does_not_take_the_place_of_a_newer_one(
+    new: NewCheckpointer, proxied: Any, ns: str
+) -> None:
+    config = await new().aput(named(checkpoint_ns=ns), generate_checkpoint(), generate_metadata(), {})
+    proxied.play("UpdateItem", [held(late=0)])
+    await new(endpoint_url=proxied.url).aput_writes(config, [("__error__", "first")], "task")
+    await new().aput_writes(config, [("__error__", "second")], "task")
+    proxied.land()
+    found = await new().aget_tuple(config)
+    assert found is not None
+    assert found.pending_writes == [("task", "__error__", "second")]

@@ -5,7 +5,8 @@ digits, which DynamoDB keeps exactly: four of the checkpoint's namespace (0 is t
 the checkpoint's id, which sort as the ids do, and nine of what belongs to that checkpoint:
 
 - 0: the checkpoint. `id` (S); `ns` (S) unless it is the root's; `parent` (S) if it has one; `body` is what it says;
-- 1 to 99,999,999: what its tasks wrote. Each attribute `w:TASK:NUMBER` is one write;
+- 1 to 99,999,999: what its tasks wrote. Each attribute `w:TASK:NUMBER` is one write; `void` (SS) is rare: attempts to
+  replace some of them whose outcome was once unknown, so that none of these lands late;
 - from 100,000,000 on: parts of what is too large for the two above, in attributes `p:TAG:NUMBER`. What they are parts
   of is stored after them, and has their tag: so it is there as a whole, or not at all.
 
@@ -386,6 +387,28 @@ def merging(item: dict[str, Any], *, replaced: Iterable[str] = ()) -> dict[str, 
         "UpdateExpression": f"SET {', '.join(sets)}",
         "ExpressionAttributeNames": names,
         "ExpressionAttributeValues": values,
+    }
+
+
+def unless_void(update: dict[str, Any], attempt: str) -> dict[str, Any]:
+    """Return an update of writes that is refused once this attempt is void."""
+    return {
+        **update,
+        "ConditionExpression": "NOT contains(#void, :attempt)",
+        "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#void": "void"},
+        "ExpressionAttributeValues": {**update["ExpressionAttributeValues"], ":attempt": {"S": attempt}},
+    }
+
+
+def voiding(item: Mapping[str, Any], attempt: str) -> dict[str, Any]:
+    """Return the update that makes an attempt to merge this item void, whether the item is there or not."""
+    update = merging({name: value for name, value in item.items() if not name.startswith("w:")})
+    sets = update["UpdateExpression"] if update["ExpressionAttributeNames"] else ""
+    return {
+        **update,
+        "UpdateExpression": f"{sets} ADD #void :attempts".strip(),
+        "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#void": "void"},
+        "ExpressionAttributeValues": {**update["ExpressionAttributeValues"], ":attempts": {"SS": [attempt]}},
     }
 
 

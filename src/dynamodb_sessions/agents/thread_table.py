@@ -5,7 +5,8 @@ of which nobody knows what became is made again.
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from dynamodb_sessions.agents import thread_items
 from dynamodb_sessions.agents.thread_head import ThreadHead
 from dynamodb_sessions.agents.thread_items import Group
-from dynamodb_sessions.aws.errors import ConditionFailed
+from dynamodb_sessions.aws.errors import ConditionFailed, OutcomeUnknown
 from dynamodb_sessions.aws.table_calls import AT_ONCE, Operation, TableCalls, all_at_once, batches
 from dynamodb_sessions.exceptions import StoreUnavailable
 from dynamodb_sessions.settled import settled
@@ -116,11 +117,30 @@ class ThreadTable:
         self, items: Iterable[dict[str, Any]], *, replaced: Iterable[str] = (), are_large: bool = True
     ) -> None:
         """Merge the attributes of these items into what is stored: see `thread_items.merging`."""
+        replaced = frozenset(replaced)
 
         async def merge(item: dict[str, Any]) -> None:
-            await self._repeat("update_item", **thread_items.merging(item, replaced=replaced))
+            if replaced.isdisjoint(item):
+                await self._repeat("update_item", **thread_items.merging(item))
+            else:
+                await self._replace(item, replaced)
 
         await some_at_once(merge, items, _LARGE_AT_ONCE if are_large else AT_ONCE)
+
+    async def _replace(self, item: dict[str, Any], replaced: Collection[str]) -> None:
+        """Merge an item, and have no late attempt of it land on what somebody replaces it with afterwards."""
+        operation, replacing = self.calls.begin(), thread_items.merging(item, replaced=replaced)
+        while True:
+            attempt = secrets.token_hex(8)
+            try:
+                update = thread_items.unless_void(replacing, attempt)
+                await self.calls.attempt(operation, "update_item", TableName=self.calls.table_name, **update)
+            except OutcomeUnknown as error:
+                operation.is_unsettled = True
+                await operation.pause(error)
+                await self._repeat("update_item", operation, **thread_items.voiding(item, attempt))
+            else:
+                return
 
     async def delete(self, keys: AsyncIterator[dict[str, Any]]) -> None:
         """Delete items, a batch after the other. A batch that has begun ends, even if it is cancelled."""
