@@ -996,3 +996,23 @@ async def test_a_late_attempt_of_a_write_does_not_take_the_place_of_a_newer_one(
     found = await new().aget_tuple(config)
     assert found is not None
     assert found.pending_writes == [("task", "__error__", "second")]
+
+
+async def test_a_delta_channel_that_has_lost_its_beginning_is_warned_of(
+    new: NewCheckpointer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await turns(new(), Delta, 2)
+    saver = new()
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(Delta)
+
+    async def deleted(_: Any) -> Any:
+        await new().adelete_thread("thread")
+        return {"messages": [AIMessage("late")]}
+
+    builder.add_node("model", deleted)  # type: ignore[arg-type]
+    builder.add_edge(START, "model")
+    await builder.compile(checkpointer=saver).ainvoke({"messages": [HumanMessage("hello")]}, named())
+    assert caplog.text == ""
+    state = await chat(Delta).compile(checkpointer=new()).aget_state(named())
+    assert texts(state.values) == ["hello", "late"]
+    assert f"of thread {fingerprint('thread')}, what came before a checkpoint is gone" in caplog.text

@@ -197,13 +197,15 @@ class Threads:
                 if is_target and order is None and (saved is None or saved.is_removed):
                     continue
                 if saved is None:
-                    return
+                    break
                 if not is_target:
                     yield saved, group
                 is_target = False
                 if saved.before is None:
                     return
                 order = thread_items.order_of(saved.before)
+        if not is_target:
+            logger.warning("of thread %s, what came before a checkpoint is gone", _fingerprint(partition))
 
     async def _seeds(self, partition: str, saved: Saved, channels: Collection[str]) -> dict[str, Typed]:
         """Return the values of these channels that a checkpoint has, itself or elsewhere."""
@@ -314,5 +316,9 @@ def attributes_of(lifetime: Lifetime | None) -> dict[str, Any]:
 def _leave_out(partition: str) -> None:
     logger.warning(
         "a checkpoint of thread %s is left out: part of it was removed, or not stored",
-        fingerprint(thread_items.thread_of(partition)),
+        _fingerprint(partition),
     )
+
+
+def _fingerprint(partition: str) -> str:
+    return fingerprint(thread_items.thread_of(partition))
