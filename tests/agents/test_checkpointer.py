@@ -1016,3 +1016,14 @@ async def test_a_delta_channel_that_has_lost_its_beginning_is_warned_of(
     state = await chat(Delta).compile(checkpointer=new()).aget_state(named())
     assert texts(state.values) == ["hello", "late"]
     assert f"of thread {fingerprint('thread')}, what came before a checkpoint is gone" in caplog.text
+
+
+@pytest.mark.xfail(reason="nothing tells a late attempt that the thread was deleted", strict=True)
+async def test_a_late_attempt_of_a_checkpoint_does_not_bring_a_deleted_thread_back(
+    new: NewCheckpointer, proxied: Any, items: Callable[[], list[dict[str, Any]]]
+) -> None:
+    proxied.play("PutItem", [held(late=0)])
+    await new(endpoint_url=proxied.url).aput(named(), generate_checkpoint(), generate_metadata(), {})
+    await new().adelete_thread("thread")
+    proxied.land()
+    assert items() == []
