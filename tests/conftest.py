@@ -242,7 +242,9 @@ _passed: list[str] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what cannot be: the transports without threads are asyncio's. And what has passed before.
+    """Leave out what cannot be: the transports without threads are asyncio's, and aiobotocore is not everywhere.
+
+    And what has passed before.
 
     What has the mark `slow` runs with DynamoDB Local, or where its file is named. It runs first: what is begun last is
     waited for by all workers, when there are several.
@@ -253,6 +255,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def is_possible(item: pytest.Item) -> bool:
         kinds = set(re.split(r"[-\[\]]", item.name))
+        if item.get_closest_marker(aiobotocore_clients.KIND) and not aiobotocore_clients.IF_INSTALLED:
+            return False
         return "trio" not in kinds or kinds.isdisjoint(("async", aiobotocore_clients.KIND))
 
     items[:] = [item for item in items if is_possible(item) and item.nodeid not in passed]

@@ -588,7 +588,7 @@ async def test_the_last_one_closes_the_connections(
     assert closed == [True]
 
 
-@pytest.mark.skipif(not IF_INSTALLED, reason="aiobotocore is not installed")
+@pytest.mark.aiobotocore
 @pytest.mark.parametrize("engine", ["local"], indirect=True)
 async def test_what_was_written_for_the_published_package_runs_with_the_import_changed(
     client: Any, table_name: str
