@@ -611,7 +611,27 @@ class Request:
             yield from self._end()
         return True
 
+    def _may_be_copy(self) -> bool:
+        """Whether what is to get a new id may have ended before it was loaded: a store's cache may be late."""
+        held = self.held
+        if held is None or not held.version or not self.world.keeps_versions or self.committed_at is not None:
+            return False
+        return not (self.cleared or self.started) and (self.owner is not None or not self.proves)
+
+    def _look_again(self) -> Part:
+        """Find out whether it has ended. Then only what was assigned since is to be stored."""
+        name, now = self.name, self.world.now
+        if self.before is None or name is None or (self.gone and self.owner is None):
+            return True
+        found, moved = yield Call("load", lambda: self._look(name, now))
+        if found is None:
+            self.data = {key: value for key, value in self.data.items() if key in self.written}
+            self.before, self.told, self.gone, self.moved = None, 0, False, moved
+        return True
+
     def _commit(self) -> Part:
+        if self.rotates and self._may_be_copy():
+            yield from self._look_again()
         if self.gone and not self.cleared and self.owner is None and (self.before is not None or not self.rotates):
             return False
         if self.before is None or self.cleared:

@@ -25,7 +25,7 @@ from tests.helpers.fallback import Time, settled
 pytestmark = pytest.mark.anyio
 
 NOW = int(time.time())
-LATER = NOW + 1000
+LATER = NOW + 100_000
 SECONDS = 3000
 """Of a cache that keeps things for as long as a test takes."""
 

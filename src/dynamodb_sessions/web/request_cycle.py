@@ -505,10 +505,10 @@ class RequestCycle:
         turn = await self._take_turn()
         try:
             self._take_assigned(session)
-            state, now = state_of(session), clock.wall_clock()
+            state = state_of(session)
             if state.asked.rotate and not (failed or touch_only) and self._may_be_copy(state):
                 await look_again(self._setup.store, session)
-            asked = state.asked.count
+            asked, now = state.asked.count, clock.wall_clock()
             action = decide(session, self._setup.lifetimes, now, failed=failed)
             if isinstance(action, Nothing) or (touch_only and not isinstance(action, Touch)):
                 if asks:
