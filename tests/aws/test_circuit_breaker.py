@@ -159,7 +159,7 @@ async def test_a_visitors_throttled_session_is_nobody_elses_trouble(table_name: 
             return (400, kept, refusal) if is_throttled else (200, kept, b"{}")
 
     proxy = ThrottlingOne("http://127.0.0.1:1")
-    store = DynamoDBStore(table_name, endpoint_url=proxy.url, client=client, timeout=2.5)
+    store = DynamoDBStore(table_name, endpoint_url=proxy.url, client=client, timeout=6.0)
     others = 0
 
     async def read_throttled() -> None:
