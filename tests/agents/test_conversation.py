@@ -28,9 +28,9 @@ from dynamodb_sessions import (
     UnserializableValue,
     open_session,
 )
-from dynamodb_sessions.agents import Conversation, DynamoDBConversation, partition
-from dynamodb_sessions.agents.partition import Partition
+from dynamodb_sessions.agents import Conversation, DynamoDBConversation, partition, tables
 from dynamodb_sessions.aws import table_calls
+from dynamodb_sessions.aws.table_calls import TableCalls
 from examples.agent_chat.scripted import ScriptedModel
 from tests.agents.conftest import Converse, listed, of_tenant, said
 from tests.conftest import Clock
@@ -245,14 +245,14 @@ async def test_ten_thousand_messages_are_cleared(converse: Converse, items: Call
 async def test_what_is_added_while_it_is_cleared_stays(converse: Converse, monkeypatch: pytest.MonkeyPatch) -> None:
     conversation = converse()
     await conversation.add_items([said(str(number)) for number in range(60)])
-    delete = Partition.delete
+    delete = tables.delete_batch
     turns = itertools.count()
 
-    async def add_and_delete(partition: Partition, keys: list[dict[str, Any]]) -> None:
+    async def add_and_delete(calls: TableCalls, keys: list[dict[str, Any]]) -> None:
         await converse().add_items([said(f"late {next(turns)}")])
-        await delete(partition, keys)
+        await delete(calls, keys)
 
-    monkeypatch.setattr(Partition, "delete", add_and_delete)
+    monkeypatch.setattr(tables, "delete_batch", add_and_delete)
     await conversation.clear_session()
     assert await converse().get_items() == [said("late 0"), said("late 1"), said("late 2")]
 

@@ -21,19 +21,18 @@ from functools import partial
 from typing import Any, Literal, Self
 
 from dynamodb_sessions import settings
-from dynamodb_sessions.agents import conversation_head
+from dynamodb_sessions.agents import conversation_head, tables
 from dynamodb_sessions.agents.conversation_head import Head, Lifetime, Writer
 from dynamodb_sessions.agents.listing import Conversation, conversations_of
-from dynamodb_sessions.agents.partition import DELETES_AT_ONCE, HEAD, Partition
+from dynamodb_sessions.agents.partition import HEAD, Partition
 from dynamodb_sessions.agents.parts import PartsFormat
 from dynamodb_sessions.agents.reading import Message, Reading
 from dynamodb_sessions.agents.renewal import renew
-from dynamodb_sessions.agents.tables import table
 from dynamodb_sessions.agents.thread_items import PREFIX as THREADS
 from dynamodb_sessions.agents.thread_items import is_thread
 from dynamodb_sessions.agents.turn import FIRST, STEPS, Turn
 from dynamodb_sessions.aws.errors import ConditionFailed
-from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
+from dynamodb_sessions.aws.table_calls import Operation, TableCalls
 from dynamodb_sessions.clock import check_seconds, wall_clock
 from dynamodb_sessions.codec import is_text
 from dynamodb_sessions.events import Observer, OnEvent, check_on_event, done, found_or_absent
@@ -125,7 +124,7 @@ class DynamoDBConversation:
         self.session_settings = _settings(session_settings)
         self._lifetime = Lifetime(ttl_seconds, of_messages=ttl_of == "message")
         self._writer = Writer(owner, tenant, self._lifetime)
-        self._calls = table(
+        self._calls = tables.table(
             table_name,
             region_name,
             settings.endpoint_url(endpoint_url),
@@ -340,12 +339,8 @@ class DynamoDBConversation:
         last = await settled(self._clear())
         if last is None:
             return
-        async with (
-            aclosing(self._partition.query(last=last, projection="#k, #p")) as found,
-            aclosing(batches(found, DELETES_AT_ONCE)) as keys_of,
-        ):
-            async for keys in keys_of:
-                await settled(self._partition.delete(keys))
+        async with aclosing(self._partition.query(last=last, projection="#k, #p")) as keys:
+            await tables.delete(self._calls, keys)
 
     async def _clear(self) -> int | None:
         """Clear the conversation for all readers. Return the last position there was; None: there was none."""
@@ -406,7 +401,9 @@ class DynamoDBConversation:
 
         An owner that no conversation can have has none.
         """
-        place = partial(table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        place = partial(
+            tables.table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table
+        )
         return _observed_of(Party("owner", owner), place, on_event)
 
     @staticmethod
@@ -424,7 +421,9 @@ class DynamoDBConversation:
 
         Raises ConfigurationError if the table has no index `tenant-index`.
         """
-        place = partial(table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table)
+        place = partial(
+            tables.table, table_name, region_name, settings.endpoint_url(endpoint_url), client, create_table
+        )
         return _observed_of(Party("tenant", tenant), place, on_event)
 
 

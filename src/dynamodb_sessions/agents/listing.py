@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dynamodb_sessions.agents.conversation_head import Head
-from dynamodb_sessions.agents.partition import get
+from dynamodb_sessions.agents.tables import get
 from dynamodb_sessions.agents.thread_items import is_thread
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
 from dynamodb_sessions.stores import table_schema

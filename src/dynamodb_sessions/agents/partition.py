@@ -4,16 +4,13 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
-from dynamodb_sessions.agents import conversation_head
+from dynamodb_sessions.agents import conversation_head, tables
 from dynamodb_sessions.agents.conversation_head import Head
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
-from dynamodb_sessions.exceptions import StoreUnavailable
 from dynamodb_sessions.stores import item_format, table_schema
 
 HEAD = conversation_head.POSITION
 MAX_PAGE = 1000
-DELETES_AT_ONCE = 25
-"""Source: DynamoDB's service quotas, "BatchWriteItem"."""
 
 
 class Partition:
@@ -31,7 +28,7 @@ class Partition:
 
     async def get(self, operation: Operation, position: int) -> dict[str, Any] | None:
         """Return the item at a position."""
-        return await get(self.calls, operation, self.key(position))
+        return await tables.get(self.calls, operation, self.key(position))
 
     async def head(self, operation: Operation) -> Head | None:
         """Return the head; None: nothing was added yet."""
@@ -91,20 +88,3 @@ class Partition:
         await self.calls.repeat(
             operation, "transact_write_items", TransactItems=named, ClientRequestToken=str(uuid.uuid4())
         )
-
-    async def delete(self, keys: list[dict[str, Any]]) -> None:
-        """Delete at most 25 items."""
-        left: list[dict[str, Any]] = [{"DeleteRequest": {"Key": key}} for key in keys]
-        operation = self.calls.begin()
-        while left:
-            answer = await self.calls.repeat(operation, "batch_write_item", RequestItems={self.calls.table_name: left})
-            left = (answer.get("UnprocessedItems") or {}).get(self.calls.table_name) or []
-            if left:
-                await operation.pause(StoreUnavailable("DynamoDB keeps refusing to delete"))
-
-
-async def get(calls: TableCalls, operation: Operation, key: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the item with a key."""
-    answer = await calls.read(operation, "get_item", TableName=calls.table_name, Key=key, ConsistentRead=True)
-    found: dict[str, Any] | None = answer.get("Item")
-    return found

@@ -1,13 +1,18 @@
-"""The table that conversations and threads are kept in: one TableCalls for all that name it alike."""
+"""The table that conversations and threads are kept in: one TableCalls for all that name it alike, and shared calls."""
 
 import functools
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from dynamodb_sessions.aws.table_calls import TableCalls
+from dynamodb_sessions.aws.table_calls import Operation, TableCalls, batches
+from dynamodb_sessions.exceptions import StoreUnavailable
+from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores import item_format, table_schema
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
 
+_DELETES_AT_ONCE = 25  # Source: DynamoDB's service quotas, "BatchWriteItem".
 _PROBE = {**item_format.key(PROBE_ID), table_schema.POSITION: item_format.number(0)}
 
 
@@ -29,3 +34,28 @@ def table(
         create_table=create_table,
         timeout=5.0,
     )
+
+
+async def get(calls: TableCalls, operation: Operation, key: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the item with a key."""
+    answer = await calls.read(operation, "get_item", TableName=calls.table_name, Key=key, ConsistentRead=True)
+    found: dict[str, Any] | None = answer.get("Item")
+    return found
+
+
+async def delete(calls: TableCalls, keys: AsyncIterator[dict[str, Any]]) -> None:
+    """Delete items, a batch after the other. A batch that has begun ends, even if it is cancelled."""
+    async with aclosing(batches(keys, _DELETES_AT_ONCE)) as some:
+        async for batch in some:
+            await settled(delete_batch(calls, batch))
+
+
+async def delete_batch(calls: TableCalls, keys: list[dict[str, Any]]) -> None:
+    """Delete at most 25 items."""
+    left: list[dict[str, Any]] = [{"DeleteRequest": {"Key": key}} for key in keys]
+    operation = calls.begin()
+    while left:
+        answer = await calls.repeat(operation, "batch_write_item", RequestItems={calls.table_name: left})
+        left = (answer.get("UnprocessedItems") or {}).get(calls.table_name) or []
+        if left:
+            await operation.pause(StoreUnavailable("DynamoDB keeps refusing to delete"))

@@ -11,19 +11,16 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from dynamodb_sessions.agents import thread_items
+from dynamodb_sessions.agents import tables, thread_items
 from dynamodb_sessions.agents.thread_head import ThreadHead
 from dynamodb_sessions.agents.thread_items import Group
 from dynamodb_sessions.aws.errors import ConditionFailed, OutcomeUnknown
-from dynamodb_sessions.aws.table_calls import AT_ONCE, Operation, TableCalls, all_at_once, batches
+from dynamodb_sessions.aws.table_calls import AT_ONCE, Operation, TableCalls, all_at_once
 from dynamodb_sessions.exceptions import StoreUnavailable
-from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores import item_format, table_schema
 
 _LARGE_AT_ONCE = 4
 """How many items that may be as large as any are stored at once."""
-
-_DELETES_AT_ONCE = 25  # Source: DynamoDB's service quotas, "BatchWriteItem".
 
 
 class ThreadTable:
@@ -34,14 +31,8 @@ class ThreadTable:
 
     async def head(self, operation: Operation, partition: str) -> ThreadHead | None:
         """Return a thread's head; None: it has none."""
-        answer = await self.calls.read(
-            operation,
-            "get_item",
-            TableName=self.calls.table_name,
-            Key=thread_items.key(partition, thread_items.HEAD),
-            ConsistentRead=True,
-        )
-        return ThreadHead.of(answer["Item"]) if "Item" in answer else None
+        found = await tables.get(self.calls, operation, thread_items.key(partition, thread_items.HEAD))
+        return None if found is None else ThreadHead.of(found)
 
     async def update_head(
         self, partition: str, update: dict[str, Any], operation: Operation | None = None
@@ -144,9 +135,7 @@ class ThreadTable:
 
     async def delete(self, keys: AsyncIterator[dict[str, Any]]) -> None:
         """Delete items, a batch after the other. A batch that has begun ends, even if it is cancelled."""
-        async with aclosing(batches(keys, _DELETES_AT_ONCE)) as some:
-            async for batch in some:
-                await settled(self._delete(batch))
+        await tables.delete(self.calls, keys)
 
     async def delete_head(self, partition: str, now: int) -> None:
         """Delete a head that has expired."""
@@ -165,16 +154,6 @@ class ThreadTable:
                 ExpressionAttributeNames={"#a": attribute},
                 ExpressionAttributeValues={":a": item_format.number(value)},
             )
-
-    async def _delete(self, keys: Iterable[dict[str, Any]]) -> None:
-        """Delete at most 25 items."""
-        left: list[dict[str, Any]] = [{"DeleteRequest": {"Key": key}} for key in keys]
-        operation = self.calls.begin()
-        while left:
-            answer = await self.calls.repeat(operation, "batch_write_item", RequestItems={self.calls.table_name: left})
-            left = (answer.get("UnprocessedItems") or {}).get(self.calls.table_name) or []
-            if left:
-                await operation.pause(StoreUnavailable("DynamoDB keeps refusing to delete"))
 
     async def _repeat(self, name: str, operation: Operation | None = None, **parameters: Any) -> dict[str, Any]:
         operation = operation or self.calls.begin()
