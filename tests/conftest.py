@@ -30,8 +30,9 @@ KEY = "a-key-for-tests-of-more-than-32-bytes"
 NIGHTLY = os.environ.get("SESSIONS_TESTS") == "nightly"
 """Whether the suites run at full length."""
 
-SEED = int(os.environ.get("SESSIONS_SEED") or random.SystemRandom().randrange(2**32))
-"""What all chance in the tests comes from."""
+SEED = int(os.environ.setdefault("SESSIONS_SEED", str(random.SystemRandom().randrange(2**32) if NIGHTLY else 1)))
+"""What all chance in the tests comes from: the same for every change, so that a failure is the change's; another each
+night. Set, so that the workers of pytest-xdist have it too."""
 
 
 @dataclass(frozen=True)

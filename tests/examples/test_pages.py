@@ -259,6 +259,24 @@ def test_the_focus_stays_with_who_plays_by_keyboard(desk: Page, arena: str) -> N
     expect(desk.get_by_role("button", name="Another duel")).to_be_focused()
 
 
+def test_no_button_can_be_clicked_in_vain_while_an_answer_is_awaited(desk: Page, arena: str) -> None:
+    sign_in(desk, arena)
+    desk.evaluate(
+        """() => {
+            const asked = window.fetch;
+            window.fetch = async (...what) => {
+                const answer = await asked(...what);
+                if (what[0] === "/api/new-id") await new Promise((resolve) => setTimeout(resolve, 1000));
+                return answer;
+            };
+        }"""
+    )
+    before = desk.locator("#fingerprint").inner_text()
+    desk.get_by_role("button", name="New id").click()
+    duel(desk)  # Playwright clicks once the pointer reaches the button.
+    expect(desk.locator("#fingerprint")).not_to_have_text(before)
+
+
 def test_what_is_typed_is_no_longer_than_the_server_takes(desk: Page, arena: str) -> None:
     desk.goto(arena)
     desk.get_by_label("Your name").press_sequentially("🐈" * MAX_NAME)

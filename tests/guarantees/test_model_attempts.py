@@ -468,9 +468,22 @@ class History:
             )
             return True
 
+        def prolong(kept: dict[str, Kept]) -> bool:
+            stored = kept.get(record.id)
+            if stored is not None and stored.born == record.born:
+                kept[record.id] = stored._replace(expires_at=max(stored.expires_at, now + (stored.max_age or IDLE)))
+            return True
+
         what = f"set {dict(changes.set)} remove {sorted(changes.remove)} max_age {changes.max_age}"
         held = changes.apply(record)
-        return await self._ask(what, record, held, change, self.store.update(record, changes, now=now))
+        begun = self.scheduler.now + 1
+        stored = await self._ask(what, record, held, change, self.store.update(record, changes, now=now))
+        if _who.get() in self.scheduler.unknown:
+            # Where its changes are found there, ours or another's, the session lives on for as long as ours would let
+            # it, though others have let it end sooner meanwhile, by a clock that is behind.
+            ended = self.scheduler.now
+            self.happenings.append(Happening("prolong", begun, [prolong], ended, is_certain=False))
+        return stored
 
     async def _touch(self, record: Record) -> Record | None:
         now = self.clock.now

@@ -49,17 +49,23 @@ const post = async (path, body, options) => (await ask("POST", path, body, optio
 
 // Runs what a person asked for; if it cannot be done now, offers to do it again.
 async function attempt(action, { field } = {}) {
-  if (busy) return; // Buttons stay enabled meanwhile: a disabled one would lose the focus.
-  busy = true;
+  if (busy) return;
+  beBusy(true);
   try {
     await action();
     hideAlert();
   } catch (trouble) {
     await explain(trouble, () => attempt(action, { field }), field);
   } finally {
-    busy = false;
+    beBusy(false);
   }
   await Promise.all([showPanel(), lookForDevices()]);
+}
+
+// Buttons stay enabled meanwhile: a disabled one would lose the focus. The pointer shows why a click does nothing.
+function beBusy(is) {
+  busy = is;
+  document.body.classList.toggle("busy", is);
 }
 
 async function explain(trouble, again, field) {
