@@ -160,23 +160,19 @@ async def test_a_visitors_throttled_session_is_nobody_elses_trouble(table_name: 
 
     proxy = ThrottlingOne("http://127.0.0.1:1")
     store = DynamoDBStore(table_name, endpoint_url=proxy.url, client=client, timeout=6.0)
-    others = 0
 
     async def read_throttled() -> None:
         with pytest.raises(StoreUnavailable, match="throttled"):
             await store.load(throttled, now=0)
 
     try:
-        for _ in range(3):
-            async with anyio.create_task_group() as tasks:
-                for _ in range(FAILURES + 5):
-                    tasks.start_soon(read_throttled)
-            for _ in range(15):
-                assert await store.load(new_id(), now=0) is None
-                others += 1
+        async with anyio.create_task_group() as tasks:
+            for _ in range(FAILURES + 5):
+                tasks.start_soon(read_throttled)
+        for _ in range(15):
+            assert await store.load(new_id(), now=0) is None
     finally:
         proxy.close()
-    assert others == 45
 
 
 def breaker_threads() -> int:

@@ -614,7 +614,9 @@ async def test_what_is_no_answer_of_dynamodbs_is_an_outage(body: bytes, status: 
     """A proxy's page, say: it does not tell that there is no session, nor that one was stored."""
     with answering(status, body) as server, ThreadPoolExecutor(1) as thread:
         thread.submit(server.serve_forever, 0.01)
-        store = DynamoDBStore("sessions", endpoint_url=f"http://127.0.0.1:{server.server_port}", client=transport)
+        store = DynamoDBStore(
+            "sessions", endpoint_url=f"http://127.0.0.1:{server.server_port}", client=transport, timeout=0.3
+        )
         try:
             with pytest.raises(StoreUnavailable):
                 await store.load(new_id(), now=NOW)
