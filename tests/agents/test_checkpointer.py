@@ -1011,12 +1011,27 @@ async def test_a_delta_channel_that_has_lost_its_beginning_is_warned_of(
     assert f"of thread {fingerprint('thread')}, what came before a checkpoint is gone" in caplog.text
 
 
-@pytest.mark.xfail(reason="nothing tells a late attempt that the thread was deleted", strict=True)
 async def test_a_late_attempt_of_a_checkpoint_does_not_bring_a_deleted_thread_back(
     new: NewCheckpointer, proxied: Any, items: Callable[[], list[dict[str, Any]]]
 ) -> None:
     proxied.play("PutItem", [held(late=0)])
     await new(endpoint_url=proxied.url).aput(named(), generate_checkpoint(), generate_metadata(), {})
-    await new().adelete_thread("thread")
+    for _ in range(2):
+        await new().adelete_thread("thread")
     proxied.land()
-    assert items() == []
+    assert await new().aget_tuple(named()) is None
+    (left,) = items()
+    assert left.keys() == {"session_id", "position", "void", "ttl"}
+    await turns(new(), Plain, 1)
+    state = await chat(Plain).compile(checkpointer=new()).aget_state(named())
+    assert len(texts(state.values)) == 2
+
+
+async def test_a_late_attempt_of_a_checkpoint_does_not_undo_its_removal(new: NewCheckpointer, proxied: Any) -> None:
+    proxied.play("PutItem", [held(late=0)])
+    config = await new(endpoint_url=proxied.url).aput(named(), generate_checkpoint(), generate_metadata(), {})
+    later = await new().aput(config, generate_checkpoint(), generate_metadata(), {})
+    await new().aprune(["thread"])
+    proxied.land()
+    found = [saved.config async for saved in new().alist(named())]
+    assert found == [later]

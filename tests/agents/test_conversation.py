@@ -245,14 +245,14 @@ async def test_ten_thousand_messages_are_cleared(converse: Converse, items: Call
 async def test_what_is_added_while_it_is_cleared_stays(converse: Converse, monkeypatch: pytest.MonkeyPatch) -> None:
     conversation = converse()
     await conversation.add_items([said(str(number)) for number in range(60)])
-    delete = tables.delete_batch
+    write = tables.write_batch
     turns = itertools.count()
 
-    async def add_and_delete(calls: TableCalls, keys: list[dict[str, Any]]) -> None:
+    async def add_and_delete(calls: TableCalls, requests: list[dict[str, Any]]) -> None:
         await converse().add_items([said(f"late {next(turns)}")])
-        await delete(calls, keys)
+        await write(calls, requests)
 
-    monkeypatch.setattr(tables, "delete_batch", add_and_delete)
+    monkeypatch.setattr(tables, "write_batch", add_and_delete)
     await conversation.clear_session()
     assert await converse().get_items() == [said("late 0"), said("late 1"), said("late 2")]
 

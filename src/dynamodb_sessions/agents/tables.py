@@ -1,7 +1,7 @@
 """The table that conversations and threads are kept in: one TableCalls for all that name it alike, and shared calls."""
 
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -43,16 +43,27 @@ async def get(calls: TableCalls, operation: Operation, key: dict[str, Any]) -> d
     return found
 
 
-async def delete(calls: TableCalls, keys: AsyncIterator[dict[str, Any]]) -> None:
-    """Delete items, a batch after the other. A batch that has begun ends, even if it is cancelled."""
+def deleting(key: dict[str, Any]) -> dict[str, Any]:
+    """Return what deletes an item, as BatchWriteItem names it."""
+    return {"DeleteRequest": {"Key": key}}
+
+
+async def delete(
+    calls: TableCalls,
+    keys: AsyncIterator[dict[str, Any]],
+    removing: Callable[[dict[str, Any]], dict[str, Any]] = deleting,
+) -> None:
+    """Delete items, a batch after the other. A batch that has begun ends, even if it is cancelled.
+
+    `removing` returns the request that removes an item, if some leave another one in their place.
+    """
     async with aclosing(batches(keys, _DELETES_AT_ONCE)) as some:
         async for batch in some:
-            await settled(delete_batch(calls, batch))
+            await settled(write_batch(calls, [removing(key) for key in batch]))
 
 
-async def delete_batch(calls: TableCalls, keys: list[dict[str, Any]]) -> None:
-    """Delete at most 25 items."""
-    left: list[dict[str, Any]] = [{"DeleteRequest": {"Key": key}} for key in keys]
+async def write_batch(calls: TableCalls, left: list[dict[str, Any]]) -> None:
+    """Make at most 25 requests of BatchWriteItem."""
     operation = calls.begin()
     while left:
         answer = await calls.repeat(operation, "batch_write_item", RequestItems={calls.table_name: left})

@@ -5,12 +5,14 @@ digits, which DynamoDB keeps exactly: four of the checkpoint's namespace (0 is t
 the checkpoint's id, which sort as the ids do, and nine of what belongs to that checkpoint:
 
 - 0: the checkpoint. `id` (S); `ns` (S) unless it is the root's; `parent` (S) if it has one; `body` is what it says;
-- 1 to 99,999,999: what its tasks wrote. Each attribute `w:TASK:NUMBER` is one write; `void` (SS) is rare: attempts to
-  replace some of them whose outcome was once unknown, so that none of these lands late;
+- 1 to 99,999,999: what its tasks wrote. Each attribute `w:TASK:NUMBER` is one write;
 - from 100,000,000 on: parts of what is too large for the two above, in attributes `p:TAG:NUMBER`. What they are parts
   of is stored after them, and has their tag: so it is there as a whole, or not at all.
 
 So one Query, downwards, reads checkpoints from the newest on, each after all that belongs to it.
+
+The first two may have `void` (SS), which is rare: attempts to store them whose outcome was once unknown. None of these
+lands late. Where such an item is deleted, its key and `void` stay until no attempt can be under way any more.
 
 `body` has frames: `c`, the checkpoint without its channels' values; `m`, its metadata; `v:CHANNEL`, a value that is new
 with this checkpoint; `a:CHANNEL`, which checkpoint has the value that this one has not changed. A checkpoint that was
@@ -39,6 +41,7 @@ MAX_THREAD_ID_SIZE = 2048 - len(PREFIX)
 """Bytes. Source: DynamoDB's limit of a partition key."""
 
 HEAD = 0
+VOID = "void"
 MAX_POSITION = 10**38 - 1
 MAX_UNPACKED = 256 * 1024 * 1024
 """Bytes that one write may have before it is compressed, or a checkpoint with all values that are new with it."""
@@ -158,7 +161,7 @@ class Group:
     @property
     def own(self) -> dict[str, Any] | None:
         """The checkpoint's own item; None: only what belongs to it was read, or stored."""
-        return next((item for item in self.items if not position_in(item) % _SUBS), None)
+        return next((item for item in self.items if not position_in(item) % _SUBS and "id" in item), None)
 
     def others(self) -> list[dict[str, Any]]:
         """Return all but the checkpoint's own item."""
@@ -195,6 +198,8 @@ class Saved:
     expires_at: int | None = None
     run_owner: str | None = None
     created_at: int | None = None
+    void: Attribute | None = None
+    """Attempts to store it that must not land any more."""
 
     @property
     def place(self) -> Place:
@@ -256,6 +261,8 @@ class ThreadFormat:
         }
         if saved.created_at is not None:
             item["created_at"] = item_format.number(saved.created_at)
+        if saved.void is not None:
+            item[VOID] = saved.void
         return [*self._part_items(saved.ns, saved.order, parts, lifetime), item]
 
     def writes(
@@ -298,6 +305,7 @@ class ThreadFormat:
                 int(item["expires_at"]["N"]) if "expires_at" in item else None,
                 _text(item, "owner"),
                 int(item["created_at"]["N"]) if "created_at" in item else None,
+                item.get(VOID),
             )
         except (KeyError, TypeError, ValueError, struct.error):
             raise CorruptRecord("a stored checkpoint is invalid") from None
@@ -390,14 +398,20 @@ def merging(item: dict[str, Any], *, replaced: Iterable[str] = ()) -> dict[str, 
     }
 
 
-def unless_void(update: dict[str, Any], attempt: str) -> dict[str, Any]:
-    """Return an update of writes that is refused once this attempt is void."""
+def unless_void(write: dict[str, Any], attempt: str) -> dict[str, Any]:
+    """Return an update or a put that is refused once this attempt is void."""
     return {
-        **update,
+        **write,
         "ConditionExpression": "NOT contains(#void, :attempt)",
-        "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#void": "void"},
-        "ExpressionAttributeValues": {**update["ExpressionAttributeValues"], ":attempt": {"S": attempt}},
+        "ExpressionAttributeNames": {**write.get("ExpressionAttributeNames", {}), "#void": VOID},
+        "ExpressionAttributeValues": {**write.get("ExpressionAttributeValues", {}), ":attempt": {"S": attempt}},
     }
+
+
+def with_void(item: Mapping[str, Any], attempt: str) -> dict[str, Any]:
+    """Return an item that makes this attempt to store it void, too."""
+    void = item.get(VOID, {"SS": []})["SS"]
+    return {**item, VOID: {"SS": [*void, attempt]}}
 
 
 def voiding(item: Mapping[str, Any], attempt: str) -> dict[str, Any]:
@@ -407,7 +421,7 @@ def voiding(item: Mapping[str, Any], attempt: str) -> dict[str, Any]:
     return {
         **update,
         "UpdateExpression": f"{sets} ADD #void :attempts".strip(),
-        "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#void": "void"},
+        "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#void": VOID},
         "ExpressionAttributeValues": {**update["ExpressionAttributeValues"], ":attempts": {"SS": [attempt]}},
     }
 

@@ -16,8 +16,10 @@ from dynamodb_sessions.agents.thread_head import ThreadHead
 from dynamodb_sessions.agents.thread_items import Group
 from dynamodb_sessions.aws.errors import ConditionFailed, OutcomeUnknown
 from dynamodb_sessions.aws.table_calls import AT_ONCE, Operation, TableCalls, all_at_once
+from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.exceptions import StoreUnavailable
 from dynamodb_sessions.stores import item_format, table_schema
+from dynamodb_sessions.stores.update_expression import OPERATION_SECONDS
 
 _LARGE_AT_ONCE = 4
 """How many items that may be as large as any are stored at once."""
@@ -89,9 +91,13 @@ class ThreadTable:
     async def keys(
         self, partition: str, span: tuple[int, int], condition: str | None = None, **values: tuple[str, int]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the keys of items, newest first. A condition names, as `#a` and `:a`, an attribute and a number."""
+        """Yield the keys of items, newest first, and which attempts at them are void.
+
+        A condition names, as `#a` and `:a`, an attribute and a number.
+        """
         query = _query(partition, span)
-        query["ProjectionExpression"] = "#k, #p"
+        query["ProjectionExpression"] = "#k, #p, #v"
+        query["ExpressionAttributeNames"]["#v"] = thread_items.VOID
         if condition is not None:
             query["FilterExpression"] = condition
         for name, (attribute, value) in values.items():
@@ -102,7 +108,19 @@ class ThreadTable:
                 yield key
 
     async def store(self, item: dict[str, Any], operation: Operation | None = None) -> None:
-        await self._repeat("put_item", operation, Item=item)
+        """Store an item, and have no late attempt of it bring it back once it was deleted."""
+        operation = operation or self.calls.begin()
+        while True:
+            attempt = secrets.token_hex(8)
+            try:
+                put = thread_items.unless_void({"Item": item}, attempt)
+                await self.calls.attempt(operation, "put_item", TableName=self.calls.table_name, **put)
+            except OutcomeUnknown as error:
+                operation.is_unsettled = True
+                item = thread_items.with_void(item, attempt)
+                await operation.pause(error)
+            else:
+                return
 
     async def merge(
         self, items: Iterable[dict[str, Any]], *, replaced: Iterable[str] = (), are_large: bool = True
@@ -134,8 +152,9 @@ class ThreadTable:
                 return
 
     async def delete(self, keys: AsyncIterator[dict[str, Any]]) -> None:
-        """Delete items, a batch after the other. A batch that has begun ends, even if it is cancelled."""
-        await tables.delete(self.calls, keys)
+        """Delete items by their keys: see `keys`. A batch that has begun ends, even if it is cancelled."""
+        now = wall_clock()
+        await tables.delete(self.calls, keys, lambda key: _removing(key, now))
 
     async def delete_head(self, partition: str, now: int) -> None:
         """Delete a head that has expired."""
@@ -181,6 +200,13 @@ async def groups(items: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[Group, 
         group.items.append(item)
     if group is not None:
         yield group
+
+
+def _removing(key: dict[str, Any], now: int) -> dict[str, Any]:
+    """Return what removes an item: where an attempt that is void may still land, what refuses it stays for a while."""
+    if thread_items.VOID not in key:
+        return tables.deleting(key)
+    return {"PutRequest": {"Item": {**key, table_schema.TTL: item_format.number(now + OPERATION_SECONDS)}}}
 
 
 def _query(partition: str, span: tuple[int, int]) -> dict[str, Any]:

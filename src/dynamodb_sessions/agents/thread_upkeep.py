@@ -154,4 +154,5 @@ def _lifetime_in(item: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _keys(partition: str, items: Iterable[dict[str, Any]]) -> AsyncGenerator[dict[str, Any], None]:
     for item in items:
-        yield thread_items.key(partition, thread_items.position_in(item))
+        void = {thread_items.VOID: item[thread_items.VOID]} if thread_items.VOID in item else {}
+        yield thread_items.key(partition, thread_items.position_in(item)) | void
