@@ -690,9 +690,9 @@ async def test_what_was_acknowledged_survives_a_kill(
         ENGINE.is_missing()
     engine = await anyio.to_thread.run_sync(Engine, tmp_path)
     try:
-        crowd = Crowd(
-            App(DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True, client=await connect(engine.url)))
-        )
+        client = await connect(engine.url)
+        store = DynamoDBStore(table_name, endpoint_url=engine.url, create_table=True, client=client, timeout=4.0)
+        crowd = Crowd(App(store))
         for number in range(1, 4):
             async with anyio.create_task_group() as group:
                 for _ in range(8):
