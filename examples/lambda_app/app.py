@@ -2,7 +2,7 @@
 
 Behind an API Gateway (REST or HTTP), an Application Load Balancer or a function URL alike. The environment is the
 package's: SESSION_TABLE_NAME is "sessions" by default; the region is Lambda's own. The key is SESSION_SECRET_KEY or,
-so that nobody reads it in the function's configuration, the parameter that SESSION_SECRET_KEY_PARAMETER names.
+so that nobody reads it in the function's configuration, in the parameter that SESSION_SECRET_KEY_PARAMETER names.
 """
 
 import os
@@ -21,12 +21,13 @@ store = DynamoDBStore()
 store.probe()
 
 
-def secret_key() -> str | None:
-    """Read the key from Parameter Store, if it is kept there. None: SESSION_SECRET_KEY."""
+def secret_keys() -> list[str] | None:
+    """Read the keys from Parameter Store, newest first, with commas between them. None: SESSION_SECRET_KEY."""
     name = os.environ.get("SESSION_SECRET_KEY_PARAMETER")
     if not name:
         return None
-    return str(boto3.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+    parameter = boto3.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]
+    return str(parameter["Value"]).split(",")
 
 
 def visits(request: Request) -> PlainTextResponse:
@@ -37,6 +38,6 @@ def visits(request: Request) -> PlainTextResponse:
 app = Starlette(routes=[Route("/", visits)])
 # Without DynamoDB the function still answers, but each of its instances then knows only the sessions it made itself,
 # and says so as an ERROR in its log. Where that is worse than no answer: fallback="error".
-app.add_middleware(DynamoDBSessionMiddleware, secret_key(), session_cookie="session_id", max_age=7200, store=store)
+app.add_middleware(DynamoDBSessionMiddleware, secret_keys(), session_cookie="session_id", max_age=7200, store=store)
 
 handler = Mangum(app)

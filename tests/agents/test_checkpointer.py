@@ -766,8 +766,7 @@ def proxied(endpoint_url: str) -> Iterator[Any]:
 
 
 async def test_a_write_whose_reply_is_lost_is_made_once(new: NewCheckpointer, proxied: Any) -> None:
-    proxied.play("PutItem", [Step(How.DROPPED), Step(How.RESET, applied=False)])
-    proxied.play("UpdateItem", [Step(How.DROPPED)] * 4)
+    proxied.play("UpdateItem", [Step(How.DROPPED), Step(How.RESET, applied=False), *[Step(How.DROPPED)] * 4])
     saver = new(endpoint_url=proxied.url, ttl_seconds=DAY)
     assert await turns(saver, Delta, 2, named(owner="alice")) == expected(2)
     graph = chat(Delta).compile(checkpointer=new())
@@ -778,7 +777,7 @@ async def test_a_put_that_is_cancelled_ends_first(new: NewCheckpointer, proxied:
     saver, loop = new(endpoint_url=proxied.url), asyncio.get_running_loop()
     checkpoint = generate_checkpoint(channel_values={"a": 1}, channel_versions={"a": "1"})
     put = asyncio.ensure_future(saver.aput(named(), checkpoint, generate_metadata(), {"a": "1"}))
-    proxied.then["PutItem"] = lambda: loop.call_soon_threadsafe(put.cancel)
+    proxied.then["UpdateItem"] = lambda: loop.call_soon_threadsafe(put.cancel)
     with pytest.raises(asyncio.CancelledError):
         await put
     found = await new().aget_tuple(named())
@@ -1011,10 +1010,13 @@ async def test_a_delta_channel_that_has_lost_its_beginning_is_warned_of(
     assert f"of thread {fingerprint('thread')}, what came before a checkpoint is gone" in caplog.text
 
 
+# What an attempt that is late must not do.
+
+
 async def test_a_late_attempt_of_a_checkpoint_does_not_bring_a_deleted_thread_back(
     new: NewCheckpointer, proxied: Any, items: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    proxied.play("PutItem", [held(late=0)])
+    proxied.play("UpdateItem", [held(late=0)])
     await new(endpoint_url=proxied.url).aput(named(), generate_checkpoint(), generate_metadata(), {})
     for _ in range(2):
         await new().adelete_thread("thread")
@@ -1028,10 +1030,126 @@ async def test_a_late_attempt_of_a_checkpoint_does_not_bring_a_deleted_thread_ba
 
 
 async def test_a_late_attempt_of_a_checkpoint_does_not_undo_its_removal(new: NewCheckpointer, proxied: Any) -> None:
-    proxied.play("PutItem", [held(late=0)])
+    proxied.play("UpdateItem", [held(late=0)])
     config = await new(endpoint_url=proxied.url).aput(named(), generate_checkpoint(), generate_metadata(), {})
     later = await new().aput(config, generate_checkpoint(), generate_metadata(), {})
     await new().aprune(["thread"])
     proxied.land()
     found = [saved.config async for saved in new().alist(named())]
     assert found == [later]
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_late_attempt_of_a_write_leaves_nothing_that_was_said_in_a_deleted_thread(
+    new: NewCheckpointer, proxied: Any, items: Callable[[], list[dict[str, Any]]], size: int
+) -> None:
+    config = await new().aput(named(), generate_checkpoint(), generate_metadata(), {})
+    proxied.play("UpdateItem", [held(late=0)])
+    await new(endpoint_url=proxied.url).aput_writes(config, [("messages", noise(size))], "task")
+    await new().adelete_thread("thread")
+    proxied.land()
+    assert all(map(thread_items.is_tombstone, items()))
+
+
+async def test_a_late_attempt_of_a_head_does_not_bring_a_deleted_thread_back(
+    new: NewCheckpointer, proxied: Any
+) -> None:
+    proxied.play("UpdateItem", [held(late=0)])
+    alice = named(owner="alice")
+    await new(endpoint_url=proxied.url).aput(alice, generate_checkpoint(), generate_metadata(source="input"), {})
+    await new().adelete_thread("thread")
+    proxied.land()
+    assert [thread async for thread in new().alist_threads("alice")] == []
+    await new().aput(named(owner="bob"), generate_checkpoint(), generate_metadata(source="input"), {})
+    assert [thread.owner async for thread in new().alist_threads("bob")] == ["bob"]
+
+
+async def test_what_is_stored_again_and_deleted_again_does_not_come_back(new: NewCheckpointer, proxied: Any) -> None:
+    await new().aput(named("source"), generate_checkpoint(), generate_metadata(), {})
+    proxied.play("UpdateItem", [held(late=0)])
+    await new(endpoint_url=proxied.url).acopy_thread("source", "copy")
+    for _ in range(2):
+        await new().adelete_thread("copy")
+        await new().acopy_thread("source", "copy")
+    await new().adelete_thread("copy")
+    proxied.land()
+    assert await new().aget_tuple(named("copy")) is None
+
+
+# What is left in the place of the deleted is in nobody's way.
+
+
+def valued(**values: Any) -> Any:
+    return generate_checkpoint(channel_values=values, channel_versions=dict.fromkeys(values, f"{1:032}.0"))
+
+
+@pytest.mark.parametrize("ns", ["", "child"])
+async def test_a_tombstone_does_not_hide_a_value_of_many_parts(new: NewCheckpointer, proxied: Any, ns: str) -> None:
+    saver, value = new(endpoint_url=proxied.url), noise(900_000)
+    first = valued(a=value)
+    config = await saver.aput(named(checkpoint_ns=ns), first, generate_metadata(), first["channel_versions"])
+    proxied.play("UpdateItem", [held(late=0)])
+    await saver.aput_writes(config, [("__error__", "first")], "task")
+    last = await saver.aput(config, valued(a=value), generate_metadata(), {})
+    await new().aprune(["thread"])
+    assert [found.config async for found in new().alist(named(checkpoint_ns=ns))] == [last]
+    await new().acopy_thread("thread", "copy")
+    for thread in ("thread", "copy"):
+        found = await new().aget_tuple(named(thread, checkpoint_ns=ns))
+        assert found is not None
+        assert found.checkpoint["channel_values"] == {"a": value}
+
+
+async def test_a_thread_of_which_only_tombstones_are_left_is_not_listed(new: NewCheckpointer, proxied: Any) -> None:
+    config = named(owner="alice")
+    await new().aput(config, generate_checkpoint(), generate_metadata(run_id="another"), {})
+    proxied.play("UpdateItem", [held(late=0)])
+    await new(endpoint_url=proxied.url).aput_writes(
+        await new().aput(config, generate_checkpoint(), generate_metadata(run_id="run"), {}), [("a", 1)], "task"
+    )
+    await new().adelete_for_runs(["run", "another"])
+    assert [thread async for thread in new().alist_threads("alice")] == []
+
+
+async def test_tombstones_end_while_their_thread_lives_on(
+    new: NewCheckpointer, proxied: Any, items: Callable[[], list[dict[str, Any]]], now: Clock
+) -> None:
+    saver = new(endpoint_url=proxied.url, ttl_seconds=DAY)
+    config = await saver.aput(named(), generate_checkpoint(), generate_metadata(source="input"), {})
+    proxied.play("UpdateItem", [held(late=0)])
+    await saver.aput_writes(config, [("a", 1)], "task")
+    config = await saver.aput(config, generate_checkpoint(), generate_metadata(), {})
+    await saver.aprune(["thread"])
+    tombstones = [item for item in items() if thread_items.is_tombstone(item)]
+    assert len(tombstones) == 1
+    for _ in range(4):
+        now.now += DAY * 3 // 4
+        config = await saver.aput(config, generate_checkpoint(), generate_metadata(source="input"), {})
+        await saver.aprune(["thread"])
+    assert [item for item in items() if thread_items.is_tombstone(item)] == tombstones
+
+
+async def test_what_is_written_on_a_tombstone_outlives_it(
+    new: NewCheckpointer, proxied: Any, items: Callable[[], list[dict[str, Any]]]
+) -> None:
+    source = await new().aput(named("source"), generate_checkpoint(), generate_metadata(), {})
+    await new().aput_writes(source, [("__interrupt__", "really?")], "task")
+    proxied.play("UpdateItem", [held(late=0)] * 2)
+    await new(endpoint_url=proxied.url).acopy_thread("source", "copy")
+    await new().adelete_thread("copy")
+    await new().acopy_thread("source", "copy")
+    found = await new().aget_tuple(named("copy"))
+    assert found is not None
+    assert found.pending_writes == [("task", "__interrupt__", "really?")]
+    assert [item for item in items() if "ttl" in item] == []
+
+
+async def test_a_checkpoint_without_its_id_is_corrupt(
+    new: NewCheckpointer, items: Callable[[], list[dict[str, Any]]], client: Any, table_name: str
+) -> None:
+    await new().aput(named(), generate_checkpoint(), generate_metadata(), {})
+    (item,) = items()
+    del item["id"]
+    client.put_item(TableName=table_name, Item=item)
+    with pytest.raises(CorruptRecord):
+        await new().aget_tuple(named())

@@ -297,25 +297,25 @@ _INTRODUCTION = """\
 This page is printed from the tables in `tests/helpers/fault_table.py`; `tests/guarantees/test_faults.py` proves every
 cell of them against the real engine. After a change of a table: `python -m tests.helpers.fault_table > docs/faults.md`.
 
-An operation on a session is not an attempt. The SDK repeats nothing: the store sends each attempt itself, and has one
-deadline for the operation, `timeout`, after which nothing of it is sent any more. What a failed attempt says decides
-what comes next:
+One operation on a session may take several attempts. The SDK does not retry: the store sends each attempt itself. All
+attempts share one deadline, `timeout`. After it, nothing more is sent. How an attempt fails decides what comes next:
 
 - **Nothing was written, and the same may succeed a moment later**: throttled, another transaction, no connection. The
   same attempt is sent again, after a pause that doubles each time and is random, until the deadline.
-- **Nobody knows**: it may have been applied, or be applied yet. A change is looked for with a strong read. If it is
-  there, or is made now, the same write leaves the operation's name in the item, so that no attempt of it that is late
-  can land any more. A session that was to be created, and is not there, gets a tombstone under its id, and is created
-  under another; under an id of your own it is an error. A touch and a delete are sent again: they are on condition of
-  the very session, so that to apply them twice is to apply them once. A rotation is sent again with the same token.
-- **Nothing was written, and the same would fail again**: it is told at once.
+- **Nobody knows**: it may have been applied, or be applied yet. The store looks for a change with a strong read. One
+  write then makes the change, if it is missing, and stores the operation's name in the item. After that, a late attempt
+  has no effect. If a new session is not found, a tombstone is stored under its id, and the session is created under
+  another id; under an id of your own it is an error. A touch and a delete are sent again: their condition is the very
+  session, so to apply them twice is the same as once. A rotation is sent again with the same token.
+- **Nothing was written, and the same would fail again**: the error is raised at once.
 
 An exchange is what `await session.atomically(change)` makes: a read, and a change on condition that nobody has come
-between, which always leaves its name. An attempt of which nobody knows is sent again as it was, as long as it may still
-be applied: then one of the two is.
+between, which always leaves its name. If the outcome of an attempt is unknown, it is sent again unchanged, as long as
+the first one may still be applied. Then exactly one of the two is applied.
 
-A request makes one operation on its session, and a fault strikes it. In each cell, the HTTP status if the fault strikes
-one attempt, and if it strikes every attempt of the operation's call.
+In this table, each request makes one operation on its session, and one fault strikes it. Each cell has two HTTP
+statuses: the first for a fault that strikes one attempt, the second for a fault that strikes every attempt of the
+operation's call.
 
 """
 
@@ -331,14 +331,14 @@ _OUTCOMES = """
   that calls `await session.save()` can handle it.
 - **never**: cannot be; the reasons are below.
 
-"Not applied": DynamoDB has refused the request, or never had it. "Applied": it has done what it was asked, but its
-reply does not arrive, by the fault itself if it strikes replies; else a reset connection loses it, and the fault
-strikes what the operation sends next of the same call. A create and an exchange send nothing more then: a read has
-told.
+"Not applied": DynamoDB has refused the request, or never had it. "Applied": DynamoDB has done what it was asked, but
+its reply does not arrive. If the fault can strike replies, the fault loses it. If not, a reset connection loses it, and
+the fault strikes the next attempt of the same call. A create and an exchange make no next attempt: a read has already
+shown the result.
 
-What settles an operation counts as no change: an update whose first reply was lost raises `version` by two. A request
-that has loaded an older version loses nothing by that: to move the session, it reads it again; if it has emptied it,
-only the keys it knew are removed.
+The extra write that settles an unknown outcome is no change of the content, but it raises `version` too: an update
+whose first reply was lost raises it by two. A request that has loaded an older version loses nothing by that: to move
+the session, it reads it again; if it has emptied it, only the keys it knew are removed.
 
 """
 

@@ -11,8 +11,9 @@ the checkpoint's id, which sort as the ids do, and nine of what belongs to that 
 
 So one Query, downwards, reads checkpoints from the newest on, each after all that belongs to it.
 
-The first two may have `void` (SS), which is rare: attempts to store them whose outcome was once unknown. None of these
-lands late. Where such an item is deleted, its key and `void` stay until no attempt can be under way any more.
+Any of them, and the head, may have `void` (SS), which is rare: attempts to write it whose outcome was once unknown.
+None of these lands late. Where such an item is deleted, a tombstone stays until no attempt can be under way any more:
+its key, `ns`, `void` and `ttl`, and nothing else.
 
 `body` has frames: `c`, the checkpoint without its channels' values; `m`, its metadata; `v:CHANNEL`, a value that is new
 with this checkpoint; `a:CHANNEL`, which checkpoint has the value that this one has not changed. A checkpoint that was
@@ -27,7 +28,7 @@ import hashlib
 import secrets
 import struct
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -57,6 +58,11 @@ _WRITES_TOGETHER = 10
 
 _INLINE_WRITE = 32 * 1024
 """Bytes of a write that are stored with the task's other ones: ten of them fit into an item."""
+
+_KEY = (table_schema.KEY, table_schema.POSITION)
+_TOMBSTONE = {*_KEY, "ns", VOID, table_schema.TTL}
+_OPTIONAL = ("ns", "parent", "chained", "owner", "created_at", "expires_at", table_schema.TTL)
+"""What a checkpoint's item need not have."""
 
 _COMPRESS_OVER = 128
 """Bytes. Much of a checkpoint is names and versions, each of them several times."""
@@ -131,6 +137,11 @@ def place_of(item: Mapping[str, Any]) -> Place:
     return item["ns"]["S"] if "ns" in item else "", position_in(item) % _NAMESPACES // _SUBS
 
 
+def is_tombstone(item: Mapping[str, Any]) -> bool:
+    """Whether an item is there only for what might still land in its place."""
+    return VOID in item and not item.keys() - _TOMBSTONE
+
+
 class Write(NamedTuple):
     """One write of a task's. They sort as LangGraph applies them."""
 
@@ -161,7 +172,7 @@ class Group:
     @property
     def own(self) -> dict[str, Any] | None:
         """The checkpoint's own item; None: only what belongs to it was read, or stored."""
-        return next((item for item in self.items if not position_in(item) % _SUBS and "id" in item), None)
+        return next((item for item in self.items if not position_in(item) % _SUBS and not is_tombstone(item)), None)
 
     def others(self) -> list[dict[str, Any]]:
         """Return all but the checkpoint's own item."""
@@ -198,8 +209,6 @@ class Saved:
     expires_at: int | None = None
     run_owner: str | None = None
     created_at: int | None = None
-    void: Attribute | None = None
-    """Attempts to store it that must not land any more."""
 
     @property
     def place(self) -> Place:
@@ -261,8 +270,6 @@ class ThreadFormat:
         }
         if saved.created_at is not None:
             item["created_at"] = item_format.number(saved.created_at)
-        if saved.void is not None:
-            item[VOID] = saved.void
         return [*self._part_items(saved.ns, saved.order, parts, lifetime), item]
 
     def writes(
@@ -305,7 +312,6 @@ class ThreadFormat:
                 int(item["expires_at"]["N"]) if "expires_at" in item else None,
                 _text(item, "owner"),
                 int(item["created_at"]["N"]) if "created_at" in item else None,
-                item.get(VOID),
             )
         except (KeyError, TypeError, ValueError, struct.error):
             raise CorruptRecord("a stored checkpoint is invalid") from None
@@ -378,51 +384,50 @@ class ThreadFormat:
         return dict(_split(self._parts.unpack(parts, name, max_size=MAX_UNPACKED)))
 
 
+def storing(item: dict[str, Any]) -> dict[str, Any]:
+    """Return the update that stores a checkpoint's item in place of what is there, but for what is void."""
+    return _update(item, [name for name in item if name not in _KEY], set(), _OPTIONAL)
+
+
 def merging(item: dict[str, Any], *, replaced: Iterable[str] = ()) -> dict[str, Any]:
     """Return the update that merges an item's attributes into what is stored.
 
-    An attribute that is there already stays, unless it is one of those that are to be replaced.
+    An attribute that is there already stays, unless it is one of those that are to be replaced. A lifetime that is
+    there, such as a tombstone's, is not left to what has none.
     """
-    names, values, sets = {}, {}, []
-    kept = (table_schema.KEY, table_schema.POSITION)
     always = {*replaced, "ns", "expires_at", table_schema.TTL}
-    for number, (name, value) in enumerate((name, value) for name, value in item.items() if name not in kept):
-        names[f"#{number}"], values[f":{number}"] = name, value
-        new = f":{number}" if name in always else f"if_not_exists(#{number}, :{number})"
-        sets.append(f"#{number} = {new}")
+    names = [name for name in item if name not in _KEY]
+    return _update(item, names, {*names} - always, ("expires_at", table_schema.TTL))
+
+
+def _update(item: dict[str, Any], names: list[str], kept: Collection[str], optional: Iterable[str]) -> dict[str, Any]:
+    """Return the update that sets attributes, or keeps those that are there, and removes optional ones if left out."""
+    removed = [name for name in optional if name not in names]
+    sets = [
+        f"#{number} = if_not_exists(#{number}, :{number})" if name in kept else f"#{number} = :{number}"
+        for number, name in enumerate(names)
+    ]
+    removes = [f"#{number}" for number in range(len(names), len(names) + len(removed))]
     return {
-        "Key": {name: item[name] for name in kept},
-        "UpdateExpression": f"SET {', '.join(sets)}",
-        "ExpressionAttributeNames": names,
-        "ExpressionAttributeValues": values,
+        "Key": {name: item[name] for name in _KEY},
+        "UpdateExpression": f"SET {', '.join(sets)}" + (f" REMOVE {', '.join(removes)}" if removes else ""),
+        "ExpressionAttributeNames": {f"#{number}": name for number, name in enumerate([*names, *removed])},
+        "ExpressionAttributeValues": {f":{number}": item[name] for number, name in enumerate(names)},
     }
 
 
-def unless_void(write: dict[str, Any], attempt: str) -> dict[str, Any]:
-    """Return an update or a put that is refused once this attempt is void."""
-    return {
-        **write,
-        "ConditionExpression": "NOT contains(#void, :attempt)",
-        "ExpressionAttributeNames": {**write.get("ExpressionAttributeNames", {}), "#void": VOID},
-        "ExpressionAttributeValues": {**write.get("ExpressionAttributeValues", {}), ":attempt": {"S": attempt}},
-    }
-
-
-def with_void(item: Mapping[str, Any], attempt: str) -> dict[str, Any]:
-    """Return an item that makes this attempt to store it void, too."""
-    void = item.get(VOID, {"SS": []})["SS"]
-    return {**item, VOID: {"SS": [*void, attempt]}}
-
-
-def voiding(item: Mapping[str, Any], attempt: str) -> dict[str, Any]:
-    """Return the update that makes an attempt to merge this item void, whether the item is there or not."""
-    update = merging({name: value for name, value in item.items() if not name.startswith("w:")})
-    sets = update["UpdateExpression"] if update["ExpressionAttributeNames"] else ""
+def attempted(update: dict[str, Any], attempt: str, void: Sequence[str]) -> dict[str, Any]:
+    """Return an attempt to make an update: refused once it is void, and it makes the attempts before it void."""
+    condition = f"{update['ConditionExpression']} AND " if "ConditionExpression" in update else ""
+    values = {**update.get("ExpressionAttributeValues", {}), ":attempt": {"S": attempt}}
+    if void:
+        values[":void"] = {"SS": [*void]}
     return {
         **update,
-        "UpdateExpression": f"{sets} ADD #void :attempts".strip(),
+        "UpdateExpression": update["UpdateExpression"] + (" ADD #void :void" if void else ""),
+        "ConditionExpression": f"{condition}NOT contains(#void, :attempt)",
         "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#void": VOID},
-        "ExpressionAttributeValues": {**update["ExpressionAttributeValues"], ":attempts": {"SS": [attempt]}},
+        "ExpressionAttributeValues": values,
     }
 
 

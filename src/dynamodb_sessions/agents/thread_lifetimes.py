@@ -124,7 +124,7 @@ class ThreadLifetimes:
         async def renew(key: dict[str, Any]) -> None:
             await self._table.update(partition, thread_items.position_in(key), lifetime.renewal)
 
-        is_shorter = "attribute_not_exists(#t) OR #t < :t"
+        is_shorter = "attribute_not_exists(#t) OR (#t < :t AND attribute_exists(expires_at))"  # No tombstone.
         shorter = self._table.keys(partition, _CONTENT, is_shorter, t=(table_schema.TTL, lifetime.ttl))
         async with aclosing(shorter) as keys, aclosing(batches(keys, AT_ONCE)) as some:
             async for batch in some:

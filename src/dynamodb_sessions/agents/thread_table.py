@@ -1,12 +1,12 @@
 """ThreadTable: the calls that read and write the items of threads. It knows no checkpoints.
 
 A call that is given no operation has a deadline of its own. Each write may be made more than once without harm, so one
-of which nobody knows what became is made again.
+of which nobody knows what became is made again, and the attempt before it is void: see `thread_items.py`.
 """
 
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -34,27 +34,23 @@ class ThreadTable:
     async def head(self, operation: Operation, partition: str) -> ThreadHead | None:
         """Return a thread's head; None: it has none."""
         found = await tables.get(self.calls, operation, thread_items.key(partition, thread_items.HEAD))
-        return None if found is None else ThreadHead.of(found)
+        return None if found is None or thread_items.is_tombstone(found) else ThreadHead.of(found)
 
     async def update_head(
         self, partition: str, update: dict[str, Any], operation: Operation | None = None
     ) -> dict[str, Any]:
         """Return what the update answers. Raises ConditionFailed if the head is not as it demands."""
         key = thread_items.key(partition, thread_items.HEAD)
-        answer = await self._repeat("update_item", operation, Key=key, **update)
+        answer = await self._write({"Key": key, **update}, operation)
         attributes: dict[str, Any] = answer.get("Attributes", {})
         return attributes
 
     async def update(self, partition: str, position: int, update: dict[str, Any]) -> None:
         """Change an item, unless it was deleted."""
         update = {**update, "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#k": table_schema.KEY}}
+        update |= {"Key": thread_items.key(partition, position), "ConditionExpression": "attribute_exists(#k)"}
         with contextlib.suppress(ConditionFailed):
-            await self._repeat(
-                "update_item",
-                Key=thread_items.key(partition, position),
-                ConditionExpression="attribute_exists(#k)",
-                **update,
-            )
+            await self._write(update)
 
     async def page(
         self, operation: Operation, partition: str, span: tuple[int, int], limit: int
@@ -91,12 +87,12 @@ class ThreadTable:
     async def keys(
         self, partition: str, span: tuple[int, int], condition: str | None = None, **values: tuple[str, int]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the keys of items, newest first, and which attempts at them are void.
+        """Yield the keys of items, newest first, with what a tombstone in their place has: see `delete`.
 
         A condition names, as `#a` and `:a`, an attribute and a number.
         """
         query = _query(partition, span)
-        query["ProjectionExpression"] = "#k, #p, #v"
+        query["ProjectionExpression"] = "#k, #p, #v, ns"
         query["ExpressionAttributeNames"]["#v"] = thread_items.VOID
         if condition is not None:
             query["FilterExpression"] = condition
@@ -108,19 +104,8 @@ class ThreadTable:
                 yield key
 
     async def store(self, item: dict[str, Any], operation: Operation | None = None) -> None:
-        """Store an item, and have no late attempt of it bring it back once it was deleted."""
-        operation = operation or self.calls.begin()
-        while True:
-            attempt = secrets.token_hex(8)
-            try:
-                put = thread_items.unless_void({"Item": item}, attempt)
-                await self.calls.attempt(operation, "put_item", TableName=self.calls.table_name, **put)
-            except OutcomeUnknown as error:
-                operation.is_unsettled = True
-                item = thread_items.with_void(item, attempt)
-                await operation.pause(error)
-            else:
-                return
+        """Store a checkpoint's item in place of what is there."""
+        await self._write(thread_items.storing(item), operation)
 
     async def merge(
         self, items: Iterable[dict[str, Any]], *, replaced: Iterable[str] = (), are_large: bool = True
@@ -129,30 +114,12 @@ class ThreadTable:
         replaced = frozenset(replaced)
 
         async def merge(item: dict[str, Any]) -> None:
-            if replaced.isdisjoint(item):
-                await self._repeat("update_item", **thread_items.merging(item))
-            else:
-                await self._replace(item, replaced)
+            await self._write(thread_items.merging(item, replaced=replaced))
 
         await some_at_once(merge, items, _LARGE_AT_ONCE if are_large else AT_ONCE)
 
-    async def _replace(self, item: dict[str, Any], replaced: Collection[str]) -> None:
-        """Merge an item, and have no late attempt of it land on what somebody replaces it with afterwards."""
-        operation, replacing = self.calls.begin(), thread_items.merging(item, replaced=replaced)
-        while True:
-            attempt = secrets.token_hex(8)
-            try:
-                update = thread_items.unless_void(replacing, attempt)
-                await self.calls.attempt(operation, "update_item", TableName=self.calls.table_name, **update)
-            except OutcomeUnknown as error:
-                operation.is_unsettled = True
-                await operation.pause(error)
-                await self._repeat("update_item", operation, **thread_items.voiding(item, attempt))
-            else:
-                return
-
     async def delete(self, keys: AsyncIterator[dict[str, Any]]) -> None:
-        """Delete items by their keys: see `keys`. A batch that has begun ends, even if it is cancelled."""
+        """Delete items, by keys as `keys` yields them. A batch that has begun ends, even if it is cancelled."""
         now = wall_clock()
         await tables.delete(self.calls, keys, lambda key: _removing(key, now))
 
@@ -173,6 +140,24 @@ class ThreadTable:
                 ExpressionAttributeNames={"#a": attribute},
                 ExpressionAttributeValues={":a": item_format.number(value)},
             )
+
+    async def _write(self, update: dict[str, Any], operation: Operation | None = None) -> dict[str, Any]:
+        """Make an update, as often as it takes to know that it was made, and have no attempt of it land later.
+
+        So what is deleted, or replaced, afterwards does not come back. Raises ConditionFailed if the item is not as the
+        update demands.
+        """
+        operation = operation or self.calls.begin()
+        void: list[str] = []
+        while True:
+            attempt = secrets.token_hex(8)
+            try:
+                made = thread_items.attempted(update, attempt, void)
+                return await self.calls.attempt(operation, "update_item", TableName=self.calls.table_name, **made)
+            except OutcomeUnknown as error:
+                operation.is_unsettled = True
+                void.append(attempt)
+                await operation.pause(error)
 
     async def _repeat(self, name: str, operation: Operation | None = None, **parameters: Any) -> dict[str, Any]:
         operation = operation or self.calls.begin()
@@ -203,9 +188,9 @@ async def groups(items: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[Group, 
 
 
 def _removing(key: dict[str, Any], now: int) -> dict[str, Any]:
-    """Return what removes an item: where an attempt that is void may still land, what refuses it stays for a while."""
+    """Return what removes an item, or leaves a tombstone where an attempt that is void might still land."""
     if thread_items.VOID not in key:
-        return tables.deleting(key)
+        return tables.deleting({name: key[name] for name in (table_schema.KEY, table_schema.POSITION)})
     return {"PutRequest": {"Item": {**key, table_schema.TTL: item_format.number(now + OPERATION_SECONDS)}}}
 
 

@@ -96,10 +96,14 @@ class ThreadUpkeep:
 
     async def _delete_empty(self, partition: str, head: ThreadHead | None) -> None:
         """Delete the head of a thread that has nothing left, unless the thread was used since it was read."""
-        left, _ = await self._table.page(self._table.calls.begin(), partition, _CONTENT, 1)
-        if head is not None and not left:
-            self._lifetimes.forget(partition)
-            await self._table.delete_unused_head(partition, head.updated_at)
+        if head is None:
+            return
+        async with aclosing(self._table.items(partition, _CONTENT)) as items:
+            async for item in items:
+                if not thread_items.is_tombstone(item):
+                    return
+        self._lifetimes.forget(partition)
+        await self._table.delete_unused_head(partition, head.updated_at)
 
     async def of_run(self, run_owner: str) -> list[str]:
         """Return the threads that have checkpoints of a run. The index hears of a new one a moment later."""
@@ -154,5 +158,6 @@ def _lifetime_in(item: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _keys(partition: str, items: Iterable[dict[str, Any]]) -> AsyncGenerator[dict[str, Any], None]:
     for item in items:
-        void = {thread_items.VOID: item[thread_items.VOID]} if thread_items.VOID in item else {}
-        yield thread_items.key(partition, thread_items.position_in(item)) | void
+        if not thread_items.is_tombstone(item):
+            kept = {name: item[name] for name in ("ns", thread_items.VOID) if name in item}
+            yield thread_items.key(partition, thread_items.position_in(item)) | kept
