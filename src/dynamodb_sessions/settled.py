@@ -1,6 +1,5 @@
 """Work that ends as it would have ended, even if whoever waits for it is cancelled meanwhile."""
 
-import asyncio
 import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -15,6 +14,8 @@ async def settled(work: Coroutine[Any, Any, T]) -> T:
 
     So whoever cancels a write does not go on before its outcome is settled. The work needs a deadline of its own.
     """
+    import asyncio  # noqa: PLC0415 - a server has imported it; what only imports this package waits for none of it
+
     with anyio.CancelScope(shield=True):
         try:
             asyncio.get_running_loop()
@@ -27,6 +28,8 @@ async def settled(work: Coroutine[Any, Any, T]) -> T:
 
 async def _in_task(work: Coroutine[Any, Any, T]) -> T:
     """Shield the work from `Task.cancel` as well, which `asyncio.timeout` uses and anyio's shield lets through."""
+    import asyncio  # noqa: PLC0415 - as above
+
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)

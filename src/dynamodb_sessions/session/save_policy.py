@@ -3,7 +3,7 @@
 It answers with one action; `commit` makes the store call that it stands for.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dynamodb_sessions.identifiers import new_born
@@ -18,15 +18,18 @@ class Nothing:
     """There is nothing to do."""
 
 
-@dataclass(frozen=True, slots=True)
+# Nobody prints or changes actions: each thing less that a dataclass makes is a quicker import.
+
+
+@dataclass(slots=True, repr=False)
 class Create:
     """Store a new session, in place of the one named by `replaces`."""
 
     record: Record
-    replaces: str | None = field(default=None, repr=False)
+    replaces: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class _Change:
     record: Record
     changes: Changes
@@ -44,20 +47,20 @@ class Empty(_Change):
     """End the stored session, unless others have changed it: then only change it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Rotate:
     """Move the stored session to a new id."""
 
     record: Record
-    new_id: str = field(repr=False)
+    new_id: str
     changes: Changes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Delete:
     """End the session. `record` is what was loaded of it; None: nothing was."""
 
-    session_id: str = field(repr=False)
+    session_id: str
     record: Record | None = None
 
 

@@ -98,8 +98,7 @@ class Moved:
     to: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Expiry:
+class Expiry(NamedTuple):
     """When a session expires that is used now: a function of its own idle lifetime, which the store alone knows.
 
     `used_at` is epoch seconds, `idle` the seconds that a session without a lifetime of its own lives for, `ends_at` the

@@ -1,6 +1,5 @@
 """The touch that overlaps the handler: a session's life is extended while the app works, not after it."""
 
-import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable
@@ -93,6 +92,8 @@ def _from_any_thread(callback: Callable[[], None]) -> Callable[[], None]:
     A sync endpoint uses the session in a thread, where an event of the loop must not be set. And it must not wait for
     the loop to do so: the loop's thread may itself be waiting for that thread.
     """
+    import asyncio  # noqa: PLC0415 - a server has imported it; what only imports this package waits for none of it
+
     here = threading.get_ident()
     try:
         loop = asyncio.get_running_loop()
