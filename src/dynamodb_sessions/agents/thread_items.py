@@ -137,6 +137,16 @@ def place_of(item: Mapping[str, Any]) -> Place:
     return item["ns"]["S"] if "ns" in item else "", position_in(item) % _NAMESPACES // _SUBS
 
 
+def key_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: item[name] for name in _KEY}
+
+
+def tombstone(item: Mapping[str, Any], until: int) -> dict[str, Any]:
+    """Return what stays in an item's place until then, in epoch seconds, and refuses the attempts that are void."""
+    kept = {name: item[name] for name in ("ns", VOID) if name in item}
+    return {**key_of(item), **kept, table_schema.TTL: item_format.number(until)}
+
+
 def is_tombstone(item: Mapping[str, Any]) -> bool:
     """Whether an item is there only for what might still land in its place."""
     return VOID in item and not item.keys() - _TOMBSTONE
@@ -172,7 +182,7 @@ class Group:
     @property
     def own(self) -> dict[str, Any] | None:
         """The checkpoint's own item; None: only what belongs to it was read, or stored."""
-        return next((item for item in self.items if not position_in(item) % _SUBS and not is_tombstone(item)), None)
+        return next((item for item in self.items if not position_in(item) % _SUBS), None)
 
     def others(self) -> list[dict[str, Any]]:
         """Return all but the checkpoint's own item."""
@@ -190,8 +200,9 @@ def grouped(items: Iterable[dict[str, Any]]) -> Iterator[Group]:
     """Put together what belongs to the same checkpoint."""
     groups: dict[Place, Group] = {}
     for item in items:
-        place = place_of(item)
-        groups.setdefault(place, Group(*place, [])).items.append(item)
+        if not is_tombstone(item):
+            place = place_of(item)
+            groups.setdefault(place, Group(*place, [])).items.append(item)
     yield from groups.values()
 
 
@@ -386,7 +397,7 @@ class ThreadFormat:
 
 def storing(item: dict[str, Any]) -> dict[str, Any]:
     """Return the update that stores a checkpoint's item in place of what is there, but for what is void."""
-    return _update(item, [name for name in item if name not in _KEY], set(), _OPTIONAL)
+    return _update(item, set(), _OPTIONAL)
 
 
 def merging(item: dict[str, Any], *, replaced: Iterable[str] = ()) -> dict[str, Any]:
@@ -396,12 +407,12 @@ def merging(item: dict[str, Any], *, replaced: Iterable[str] = ()) -> dict[str, 
     there, such as a tombstone's, is not left to what has none.
     """
     always = {*replaced, "ns", "expires_at", table_schema.TTL}
-    names = [name for name in item if name not in _KEY]
-    return _update(item, names, {*names} - always, ("expires_at", table_schema.TTL))
+    return _update(item, item.keys() - always, ("expires_at", table_schema.TTL))
 
 
-def _update(item: dict[str, Any], names: list[str], kept: Collection[str], optional: Iterable[str]) -> dict[str, Any]:
+def _update(item: dict[str, Any], kept: Collection[str], optional: Iterable[str]) -> dict[str, Any]:
     """Return the update that sets attributes, or keeps those that are there, and removes optional ones if left out."""
+    names = [name for name in item if name not in _KEY]
     removed = [name for name in optional if name not in names]
     sets = [
         f"#{number} = if_not_exists(#{number}, :{number})" if name in kept else f"#{number} = :{number}"
@@ -409,7 +420,7 @@ def _update(item: dict[str, Any], names: list[str], kept: Collection[str], optio
     ]
     removes = [f"#{number}" for number in range(len(names), len(names) + len(removed))]
     return {
-        "Key": {name: item[name] for name in _KEY},
+        "Key": key_of(item),
         "UpdateExpression": f"SET {', '.join(sets)}" + (f" REMOVE {', '.join(removes)}" if removes else ""),
         "ExpressionAttributeNames": {f"#{number}": name for number, name in enumerate([*names, *removed])},
         "ExpressionAttributeValues": {f":{number}": item[name] for number, name in enumerate(names)},

@@ -47,10 +47,14 @@ class ThreadTable:
 
     async def update(self, partition: str, position: int, update: dict[str, Any]) -> None:
         """Change an item, unless it was deleted."""
-        update = {**update, "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#k": table_schema.KEY}}
-        update |= {"Key": thread_items.key(partition, position), "ConditionExpression": "attribute_exists(#k)"}
+        on_condition = {
+            **update,
+            "Key": thread_items.key(partition, position),
+            "ConditionExpression": "attribute_exists(#k)",
+            "ExpressionAttributeNames": {**update["ExpressionAttributeNames"], "#k": table_schema.KEY},
+        }
         with contextlib.suppress(ConditionFailed):
-            await self._write(update)
+            await self._write(on_condition)
 
     async def page(
         self, operation: Operation, partition: str, span: tuple[int, int], limit: int
@@ -68,21 +72,20 @@ class ThreadTable:
         partition: str,
         span: tuple[int, int],
         *,
-        operation: Operation | None = None,
         after: Iterable[dict[str, Any]] = (),
         **options: Any,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the items at these positions, newest first unless the options of the Query say otherwise.
 
-        `after`: what was read already, which comes first.
+        None is a tombstone. `after`: what was read already, which comes first.
         """
         for item in after:
             yield item
         query = _query(partition, span) | options
-        found = self.calls.pages("query", operation=operation, TableName=self.calls.table_name, **query)
-        async with aclosing(found):
+        async with aclosing(self.calls.pages("query", TableName=self.calls.table_name, **query)) as found:
             async for item in found:
-                yield item
+                if not thread_items.is_tombstone(item):
+                    yield item
 
     async def keys(
         self, partition: str, span: tuple[int, int], condition: str | None = None, **values: tuple[str, int]
@@ -118,10 +121,19 @@ class ThreadTable:
 
         await some_at_once(merge, items, _LARGE_AT_ONCE if are_large else AT_ONCE)
 
-    async def delete(self, keys: AsyncIterator[dict[str, Any]]) -> None:
-        """Delete items, by keys as `keys` yields them. A batch that has begun ends, even if it is cancelled."""
-        now = wall_clock()
-        await tables.delete(self.calls, keys, lambda key: _removing(key, now))
+    async def delete(self, items: AsyncIterator[dict[str, Any]]) -> None:
+        """Delete items, or those that `keys` yields. A batch that has begun ends, even if it is cancelled.
+
+        Where an attempt that is void might still land, a tombstone is left.
+        """
+        until = wall_clock() + OPERATION_SECONDS
+
+        def removing(item: dict[str, Any]) -> dict[str, Any]:
+            if thread_items.VOID in item:
+                return {"PutRequest": {"Item": thread_items.tombstone(item, until)}}
+            return tables.deleting(thread_items.key_of(item))
+
+        await tables.delete(self.calls, items, removing)
 
     async def delete_head(self, partition: str, now: int) -> None:
         """Delete a head that has expired."""
@@ -133,8 +145,10 @@ class ThreadTable:
 
     async def _delete_head(self, partition: str, condition: str, attribute: str, value: int) -> None:
         with contextlib.suppress(ConditionFailed):  # Somebody else was first.
-            await self._repeat(
+            await self.calls.repeat(
+                self.calls.begin(),
                 "delete_item",
+                TableName=self.calls.table_name,
                 Key=thread_items.key(partition, thread_items.HEAD),
                 ConditionExpression=condition,
                 ExpressionAttributeNames={"#a": attribute},
@@ -159,10 +173,6 @@ class ThreadTable:
                 void.append(attempt)
                 await operation.pause(error)
 
-    async def _repeat(self, name: str, operation: Operation | None = None, **parameters: Any) -> dict[str, Any]:
-        operation = operation or self.calls.begin()
-        return await self.calls.repeat(operation, name, TableName=self.calls.table_name, **parameters)
-
 
 async def some_at_once(
     work: Callable[[dict[str, Any]], Awaitable[None]], items: Iterable[dict[str, Any]], at_once: int
@@ -185,13 +195,6 @@ async def groups(items: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[Group, 
         group.items.append(item)
     if group is not None:
         yield group
-
-
-def _removing(key: dict[str, Any], now: int) -> dict[str, Any]:
-    """Return what removes an item, or leaves a tombstone where an attempt that is void might still land."""
-    if thread_items.VOID not in key:
-        return tables.deleting({name: key[name] for name in (table_schema.KEY, table_schema.POSITION)})
-    return {"PutRequest": {"Item": {**key, table_schema.TTL: item_format.number(now + OPERATION_SECONDS)}}}
 
 
 def _query(partition: str, span: tuple[int, int]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dynamodb_sessions.agents.thread_lifetimes import ThreadLifetimes
 from dynamodb_sessions.agents.thread_reduction import Reduction, reduce
 from dynamodb_sessions.agents.thread_table import ThreadTable, groups
 from dynamodb_sessions.agents.threads import Threads, attributes_of
-from dynamodb_sessions.aws.table_calls import Operation
+from dynamodb_sessions.aws.table_calls import Operation, each
 from dynamodb_sessions.clock import wall_clock
 from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores import table_schema
@@ -81,7 +81,7 @@ class ThreadUpkeep:
         if not kept:
             # What has no checkpoint yet may get one: somebody may be at it.
             stored = [item for group in by_place.values() if group.own is not None for item in group.items]
-            await self._table.delete(_keys(partition, stored))
+            await self._table.delete(each(stored))
             await self._delete_empty(partition, head)
             return
         plan = reduce(checkpoints, kept, rebuilt)
@@ -92,18 +92,17 @@ class ThreadUpkeep:
         for saved in plan.unlinked:
             position = thread_items.position_of(saved.ns, saved.order)
             await settled(self._table.update(partition, position, thread_items.unlinking(saved)))
-        await self._table.delete(_keys(partition, _superfluous(by_place.values(), plan)))
+        await self._table.delete(each(_superfluous(by_place.values(), plan)))
 
     async def _delete_empty(self, partition: str, head: ThreadHead | None) -> None:
         """Delete the head of a thread that has nothing left, unless the thread was used since it was read."""
         if head is None:
             return
         async with aclosing(self._table.items(partition, _CONTENT)) as items:
-            async for item in items:
-                if not thread_items.is_tombstone(item):
-                    return
-        self._lifetimes.forget(partition)
-        await self._table.delete_unused_head(partition, head.updated_at)
+            is_empty = await anext(items, None) is None
+        if is_empty:
+            self._lifetimes.forget(partition)
+            await self._table.delete_unused_head(partition, head.updated_at)
 
     async def of_run(self, run_owner: str) -> list[str]:
         """Return the threads that have checkpoints of a run. The index hears of a new one a moment later."""
@@ -154,10 +153,3 @@ def _superfluous(found: Iterable[Group], plan: Reduction) -> Iterable[dict[str, 
 
 def _lifetime_in(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: item[name] for name in ("expires_at", table_schema.TTL) if name in item}
-
-
-async def _keys(partition: str, items: Iterable[dict[str, Any]]) -> AsyncGenerator[dict[str, Any], None]:
-    for item in items:
-        if not thread_items.is_tombstone(item):
-            kept = {name: item[name] for name in ("ns", thread_items.VOID) if name in item}
-            yield thread_items.key(partition, thread_items.position_in(item)) | kept

@@ -273,7 +273,7 @@ class TableCalls:
         All of them end by one deadline, but for the time that whoever takes the results spends.
         """
         left = self._transport.timeout
-        async for batch in batches(ids if isinstance(ids, AsyncIterator) else _each(ids), AT_ONCE):
+        async for batch in batches(ids if isinstance(ids, AsyncIterator) else each(ids), AT_ONCE):
             begun = time.monotonic()
             results = await all_at_once([partial(work, self.begin_within(left), each) for each in batch])
             left -= time.monotonic() - begun
@@ -344,9 +344,10 @@ async def batches(items: AsyncIterator[T], size: int) -> AsyncGenerator[list[T],
         yield batch
 
 
-async def _each(ids: Iterable[T]) -> AsyncGenerator[T, None]:
-    for each in ids:
-        yield each
+async def each(items: Iterable[T]) -> AsyncGenerator[T, None]:
+    """Yield what can be iterated over to whoever takes async iterators."""
+    for item in items:
+        yield item
 
 
 def check_table_name(table_name: object) -> None:
