@@ -90,8 +90,8 @@ at("say").onsubmit = (event) => {
   at("text").value = "";
 };
 at("sign-out").onclick = async () => {
+  user = null; // Nobody is told what they did themselves: the server may close the websocket before it answers.
   await post("/sign-out");
-  user = null;
   socket.close();
 };
 at("sign-out-others").onclick = () => post("/sign-out-others");

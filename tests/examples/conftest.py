@@ -128,6 +128,21 @@ def page(context: BrowserContext) -> Page:
     return context.pages[0]
 
 
+def answer_late(page: Page, path: str) -> None:
+    """Let the page hear a second late what the server has answered, so that it hears of all else before."""
+    page.evaluate(
+        """(path) => {
+            const asked = window.fetch;
+            window.fetch = async (...what) => {
+                const answer = await asked(...what);
+                if (what[0] === path) await new Promise((resolve) => setTimeout(resolve, 1000));
+                return answer;
+            };
+        }""",
+        path,
+    )
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and what it says of itself, good for an hour."""

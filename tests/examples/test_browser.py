@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from dynamodb_sessions import ConfigurationError
 from examples import chat, sign_out_warning
 from tests.conftest import KEY, Clock
-from tests.examples.conftest import Chromium
+from tests.examples.conftest import Chromium, answer_late
 from tests.helpers.sites import PATIENCE, Site, an_app
 from tests.helpers.waiting import eventually
 
@@ -288,6 +288,7 @@ def test_a_chat_closes_where_its_user_is_signed_out(new_context: Callable[[], Br
 
     join(other, "Ada")
     expect(other.get_by_role("alert")).to_be_empty()
+    answer_late(other, "/sign-out")  # After the server has closed the websocket.
     other.get_by_role("button", name="Sign out", exact=True).click()
     expect(other.get_by_label("Your name")).to_be_visible()
     expect(other.get_by_role("alert")).to_be_empty()

@@ -25,6 +25,7 @@ from examples.agent_chat.scripted import ScriptedModel
 from examples.duel_arena.app import MAX_NAME, MAX_QUESTION, create_app
 from examples.emulator import Emulator
 from tests.conftest import KEY
+from tests.examples.conftest import answer_late
 from tests.helpers.sites import PATIENCE, Site
 
 pytestmark = pytest.mark.slow
@@ -178,10 +179,9 @@ def test_two_tabs_of_one_browser_follow_each_other(context: BrowserContext, aren
     other.locator("summary", has_text="Your devices").click()
     expect(devices(other)).to_have_count(1)
     handle = devices(other).locator(".mono").inner_text()
-    fingerprint = one.locator("#fingerprint")
-    before = fingerprint.inner_text()
+    before = the_fingerprint(one)
     one.get_by_role("button", name="New id").click()
-    expect(fingerprint).not_to_have_text(before)
+    expect(one.locator("#fingerprint")).not_to_have_text(before)
     with other.expect_response("**/api/devices"):
         """Once it has looked again, too."""
     expect(devices(other)).to_have_text([re.compile(handle)])
@@ -202,6 +202,20 @@ def sign_in(page: Page, arena: str) -> None:
     page.goto(arena)
     page.get_by_label("Your name").fill("Ada")
     page.get_by_role("button", name="Enter the arena").click()
+
+
+def type_in(page: Page, label: str, text: str) -> None:
+    """Type as a person does, who clicks first: what keys write to a field that is not there yet is lost."""
+    field = page.get_by_label(label)
+    field.click()
+    field.press_sequentially(text)
+
+
+def the_fingerprint(page: Page) -> str:
+    """Return the digits of the session, once the panel shows them."""
+    fingerprint = page.locator("#fingerprint")
+    expect(fingerprint).to_have_text(re.compile("^[0-9a-f]{8}"))
+    return fingerprint.inner_text()
 
 
 def duel(page: Page) -> None:
@@ -248,7 +262,7 @@ def test_the_focus_stays_with_who_plays_by_keyboard(desk: Page, arena: str) -> N
     sign_in(desk, arena)
     expect(desk.get_by_role("heading", name="What shall they fight about?")).to_be_focused()
     desk.get_by_role("button", name="New id").focus()
-    before = desk.locator("#fingerprint").inner_text()
+    before = the_fingerprint(desk)
     desk.keyboard.press("Enter")
     expect(desk.locator("#fingerprint")).not_to_have_text(before)
     expect(desk.get_by_role("button", name="New id")).to_be_focused()
@@ -261,17 +275,8 @@ def test_the_focus_stays_with_who_plays_by_keyboard(desk: Page, arena: str) -> N
 
 def test_no_button_can_be_clicked_in_vain_while_an_answer_is_awaited(desk: Page, arena: str) -> None:
     sign_in(desk, arena)
-    desk.evaluate(
-        """() => {
-            const asked = window.fetch;
-            window.fetch = async (...what) => {
-                const answer = await asked(...what);
-                if (what[0] === "/api/new-id") await new Promise((resolve) => setTimeout(resolve, 1000));
-                return answer;
-            };
-        }"""
-    )
-    before = desk.locator("#fingerprint").inner_text()
+    answer_late(desk, "/api/new-id")
+    before = the_fingerprint(desk)
     desk.get_by_role("button", name="New id").click()
     duel(desk)  # Playwright clicks once the pointer reaches the button.
     expect(desk.locator("#fingerprint")).not_to_have_text(before)
@@ -279,10 +284,10 @@ def test_no_button_can_be_clicked_in_vain_while_an_answer_is_awaited(desk: Page,
 
 def test_what_is_typed_is_no_longer_than_the_server_takes(desk: Page, arena: str) -> None:
     desk.goto(arena)
-    desk.get_by_label("Your name").press_sequentially("🐈" * MAX_NAME)
+    type_in(desk, "Your name", "🐈" * MAX_NAME)
     desk.get_by_role("button", name="Enter the arena").click()
     expect(desk.locator("#player")).to_have_text("🐈" * (MAX_NAME // 2))
-    desk.get_by_label("Or a question of your own").press_sequentially("?" * (MAX_QUESTION + 1))
+    type_in(desk, "Or a question of your own", "?" * (MAX_QUESTION + 1))
     desk.get_by_role("button", name="Start the duel").click()
     expect(desk.locator("#asked")).to_have_text("?" * MAX_QUESTION)
 
