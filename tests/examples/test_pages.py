@@ -445,6 +445,16 @@ def test_the_chat_lists_conversations_and_opens_them(desk: Page, chat: str) -> N
     expect(desk.locator("#conversations [aria-current]")).to_have_text("My cat is Bob.")
 
 
+def test_what_is_sent_while_another_conversation_opens_is_shown_in_that_one(desk: Page, chat: str) -> None:
+    log_in(desk, chat)
+    say(desk, "My cat is Bob.")
+    answer_late(desk, "/history")
+    desk.get_by_role("button", name="New conversation").click()
+    say(desk, "Another matter.")
+    expect(desk.get_by_role("log").locator("p")).to_have_count(2)
+    expect(desk.locator("#conversations [aria-current]")).to_have_text("Another matter.")
+
+
 def test_the_chat_keeps_what_was_typed_when_it_cannot_be_sent(desk: Page, chat: str) -> None:
     log_in(desk, chat)
     desk.route("**/chat", lambda route: route.fulfill(status=503))
