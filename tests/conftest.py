@@ -19,6 +19,7 @@ from moto.server import ThreadedMotoServer
 from benchmarks import cold_start
 from dynamodb_sessions import DynamoDBStore, MemoryStore
 from dynamodb_sessions import clock as package_clock
+from dynamodb_sessions.agents import tables
 from dynamodb_sessions.stores import dynamodb as dynamodb_store
 from dynamodb_sessions.stores import fallback as fallback_store
 from dynamodb_sessions.stores import memory as memory_store
@@ -114,6 +115,7 @@ def _patience() -> Iterator[None]:
     defaults = DynamoDBStore.__init__.__kwdefaults__ or {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(defaults, "timeout", 20.0)
+        patch.setattr(tables, "TIMEOUT", 20.0)
         yield
 
 

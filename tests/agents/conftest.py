@@ -6,7 +6,7 @@ from typing import Any
 import boto3
 import pytest
 
-from dynamodb_sessions.agents import Conversation, DynamoDBConversation
+from dynamodb_sessions.agents import Conversation, DynamoDBConversation, tables
 from dynamodb_sessions.agents import conversation as conversation_module
 from dynamodb_sessions.stores import table_schema
 from tests.conftest import Clock
@@ -34,6 +34,12 @@ def converse(given_client: Any, client: Any, table_name: str) -> Converse:
         return DynamoDBConversation(session_id, table_name, **options)
 
     return converse
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have operations of the test's conversations fail as soon as two seconds have brought nothing."""
+    monkeypatch.setattr(tables, "TIMEOUT", 2.0)
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ async def test_it_is_cleared_with_the_others(converse: Converse, items: Items) -
     assert len(items()) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_it_is_stored_once_or_not_at_all_whatever_becomes_of_the_reply(
     converse: Converse, items: Items, proxy: Proxy
 ) -> None:

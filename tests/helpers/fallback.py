@@ -95,7 +95,7 @@ class Time:
 
 async def settled(store: FallbackStore) -> None:
     """Wait until the probing thread has ended."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while store._probing:  # noqa: ASYNC110 - another thread has no event to set here
             await anyio.sleep(0.001)
 

@@ -12,6 +12,9 @@ from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores import item_format, table_schema
 from dynamodb_sessions.stores.reserved_ids import PROBE_ID
 
+TIMEOUT = 5.0
+"""Seconds that one operation on a conversation or a thread takes at the most."""
+
 _DELETES_AT_ONCE = 25  # Source: DynamoDB's service quotas, "BatchWriteItem".
 _PROBE = {**item_format.key(PROBE_ID), table_schema.POSITION: item_format.number(0)}
 
@@ -32,7 +35,7 @@ def table(
         endpoint_url=endpoint_url,
         client=client,
         create_table=create_table,
-        timeout=5.0,
+        timeout=TIMEOUT,
     )
 
 
