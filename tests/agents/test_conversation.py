@@ -29,6 +29,7 @@ from dynamodb_sessions import (
     open_session,
 )
 from dynamodb_sessions.agents import Conversation, DynamoDBConversation, partition, tables
+from dynamodb_sessions.agents.partition import HEAD
 from dynamodb_sessions.aws import table_calls
 from dynamodb_sessions.aws.table_calls import TableCalls
 from examples.agent_chat.scripted import ScriptedModel
@@ -164,6 +165,7 @@ async def test_each_message_is_popped_once(converse: Converse) -> None:
     assert 400 - unknown <= len(popped) <= 400
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_lost_reply_is_no_second_message_and_no_lost_one(
     converse: Converse, connect: Connect, endpoint_url: str
 ) -> None:
@@ -189,6 +191,7 @@ async def test_a_lost_reply_is_no_second_message_and_no_lost_one(
     assert len(await converse().get_items()) == 4
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_batch_is_whole_or_absent(
     converse: Converse, connect: Connect, items: Callable[[], Any], endpoint_url: str
 ) -> None:
@@ -201,7 +204,7 @@ async def test_a_batch_is_whole_or_absent(
     finally:
         proxy.close()
     assert await converse().get_items() == []
-    assert [item["position"] for item in items()] == [{"N": "0"}]
+    assert [item["position"] for item in items()] == [{"N": str(HEAD)}]
 
 
 async def test_more_than_a_transaction_takes_stays_in_order_and_together(converse: Converse) -> None:
@@ -324,7 +327,7 @@ async def test_a_long_list_is_read_some_at_once_and_in_order(
     assert [found.session_id async for found in listed(converse, "acme/alice")] == expected
     client.update_item(
         TableName=table_name,
-        Key={"session_id": {"S": "chat 7"}, "position": {"N": "0"}},
+        Key={"session_id": {"S": "chat 7"}, "position": {"N": str(HEAD)}},
         UpdateExpression="SET #l = :x",
         ExpressionAttributeNames={"#l": "last"},
         ExpressionAttributeValues={":x": {"S": "x"}},

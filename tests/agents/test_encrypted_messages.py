@@ -47,7 +47,7 @@ async def test_a_message_opens_at_its_position_and_in_its_conversation_only(
 ) -> None:
     conversation = converse(encryption_key=OLD)
     await conversation.add_items([said("one"), said("two")])
-    [_, one, two] = sorted(items(), key=lambda item: int(item["position"]["N"]))
+    [one, two, _] = sorted(items(), key=lambda item: int(item["position"]["N"]))
     client.put_item(TableName=table_name, Item={**one, "session_id": {"S": "another"}})
     client.put_item(TableName=table_name, Item={**one, "message": two["message"]})
     for name in ("chat", "another"):

@@ -9,6 +9,7 @@ import pytest
 
 from dynamodb_sessions import SessionError
 from dynamodb_sessions.agents import DynamoDBConversation, renewal
+from dynamodb_sessions.agents.partition import HEAD
 from tests.agents.conftest import Converse, listed, said
 from tests.conftest import Clock
 from tests.helpers.proxy import How, Proxy, Step
@@ -129,7 +130,7 @@ async def test_after_its_end_a_conversation_begins_anew_and_may_be_anybodys(
     assert [message.item async for message in converse().messages(after=seen)] == [said("his")]
     assert [found.session_id async for found in listed(converse, "bob")] == ["chat"]
     assert [found async for found in listed(converse, "alice")] == []
-    [head] = [item for item in items() if item["position"] == {"N": "0"}]
+    [head] = [item for item in items() if item["position"] == {"N": str(HEAD)}]
     assert "tenant" not in head
     with pytest.raises(SessionError, match="somebody else"):
         await converse(owner="alice").add_items([said("hers")])
@@ -149,7 +150,7 @@ async def test_nothing_is_lost_of_a_conversation_in_use_whenever_it_is_used(
     turns = range(200 // days)
     for turn in turns:
         await conversation.add_items([said(str(turn))])
-        [head, *messages] = sorted(items(), key=lambda item: number_of(item, "position"))
+        [*messages, head] = sorted(items(), key=lambda item: number_of(item, "position"))
         assert number_of(head, "expires_at") == now.now + MONTH
         assert all(number_of(item, "ttl") >= number_of(head, "expires_at") for item in messages)
         assert all(number_of(item, "ttl") <= number_of(head, "ttl") for item in messages)

@@ -1,7 +1,7 @@
 """DynamoDBConversation: what an agent and its user have said, as the OpenAI Agents SDK's `Session`, an item a message.
 
-A conversation is one partition. At position 0 is its head, which hands out positions to writers, each its own run of
-them, so that two turns at once neither collide nor mix; after it come the messages. The first position is where the
+A conversation is one partition. Its head hands out positions to writers, each its own run of them, so that two turns at
+once neither collide nor mix; it is itself above all messages. The first position is where the
 clock is, in microseconds; from then on they only grow, through every clear. A message that is too large for an item
 takes as many positions as it has parts. Below the head are the tokens of turns: what has one is stored once.
 
@@ -24,7 +24,7 @@ from dynamodb_sessions import settings
 from dynamodb_sessions.agents import conversation_head, tables
 from dynamodb_sessions.agents.conversation_head import Head, Lifetime, Writer
 from dynamodb_sessions.agents.listing import Conversation, conversations_of
-from dynamodb_sessions.agents.partition import HEAD, Partition
+from dynamodb_sessions.agents.partition import FORMER, HEAD, Partition, position_of
 from dynamodb_sessions.agents.parts import PartsFormat
 from dynamodb_sessions.agents.reading import Message, Reading
 from dynamodb_sessions.agents.renewal import renew
@@ -159,10 +159,10 @@ class DynamoDBConversation:
 
     async def _get(self, limit: int | None) -> list[Any]:
         limit = resolve_session_limit(limit, self.session_settings)
-        reading = self._reading(newest_first=limit is not None, limit=limit)
+        reading = self._reading(newest_first=True, limit=limit)
         found = [message.item for message in await reading.at_once()]
         await self._use(reading.head)
-        return found if limit is None else found[::-1]
+        return found[::-1]
 
     async def add_items(self, items: Sequence[Any], *, token: str | None = None) -> None:
         """Add messages at the end, together: up to 100 of them, and 4 MB, all or none.
@@ -249,23 +249,23 @@ class DynamoDBConversation:
 
     async def _reserve(self, operation: Operation, turn: Turn) -> Head:
         """Take the turn's positions for one's own. Return the head. Repeated, it takes more: nobody misses them."""
-        head: Head | None = None
+        update, is_first = conversation_head.advance(turn.count, self._writer, now=turn.now), True
         while True:
-            if head is None:
-                base = time.time_ns() // 1000
-                update = conversation_head.advance(turn.count, self._writer, now=turn.now, base=base)
-            else:
-                update = conversation_head.advance_from(head, turn.count, self._writer, now=turn.now)
             with contextlib.suppress(ConditionFailed):
                 answer = await self._partition.update_head(operation, update)
                 if not isinstance(answer.get("Attributes"), dict):
                     raise StoreUnavailable("DynamoDB's answer is invalid")
                 return Head.of(answer["Attributes"])
-            if head is not None:
+            if not is_first:
                 await operation.pause(StoreUnavailable("others change the conversation first"))
+            is_first = False
             head = await self._partition.head(operation)
-            if head is not None:
+            if head is None:
+                base = time.time_ns() // 1000
+                update = conversation_head.begin(turn.count, self._writer, now=turn.now, base=base)
+            else:
                 self._check_owner(head, turn.now)
+                update = conversation_head.advance_from(head, turn.count, self._writer, now=turn.now)
 
     def _check_owner(self, head: Head, now: int) -> None:
         """Raise SessionError if the conversation is somebody else's."""
@@ -339,7 +339,7 @@ class DynamoDBConversation:
         last = await settled(self._clear())
         if last is None:
             return
-        async with aclosing(self._partition.query(last=last, projection="#k, #p")) as keys:
+        async with aclosing(self._partition.query(first=FORMER, last=last, projection="#k, #p")) as keys:
             await tables.delete(self._calls, keys)
 
     async def _clear(self) -> int | None:
@@ -348,9 +348,11 @@ class DynamoDBConversation:
         head = found = await self._partition.head(operation)
         if head is None:
             # An earlier version may have left messages behind, and no head.
-            async with aclosing(self._partition.query(newest_first=True, page=1, operation=operation)) as newest:
+            async with aclosing(
+                self._partition.query(last=HEAD - 1, newest_first=True, page=1, operation=operation)
+            ) as newest:
                 async for each in newest:
-                    head = Head(int(each[table_schema.POSITION]["N"]))
+                    head = Head(position_of(each))
                     break
         if head is None or (head.is_empty and head.cleared == head.last):
             return None if head is None else head.last
@@ -365,7 +367,7 @@ class DynamoDBConversation:
     async def messages(
         self,
         *,
-        after: int = HEAD,
+        after: int = 0,
         limit: int | None = None,
         since: float | None = None,
         until: float | None = None,

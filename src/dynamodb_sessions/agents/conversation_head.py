@@ -1,4 +1,6 @@
-"""The head of a conversation: its item at position 0, and the writes that change it. It makes no calls.
+"""The head of a conversation: its item above all messages, and the writes that change it. It makes no calls.
+
+Who reads the latest messages reads the head before them, by one Query. Earlier versions had it at position 0.
 
 The head hands out positions, so it outlives what it has handed them out for: a clear leaves it there, emptied. It
 decides what readers see, in one step for everybody, however long it takes to delete or renew the messages:
@@ -31,7 +33,11 @@ from dynamodb_sessions.exceptions import StoreUnavailable
 from dynamodb_sessions.stores import table_schema
 from dynamodb_sessions.stores.item_format import number
 
-POSITION = 0
+POSITION = 10**20
+"""Far above all that a clock in microseconds comes to. Messages are at 1 and above."""
+
+FORMER_POSITION = 0
+"""Where earlier versions had it."""
 
 DAY = 24 * 60 * 60
 """Seconds for which a head stays at the least. Then no clock is so far behind that it would begin below it: DynamoDB
@@ -91,7 +97,7 @@ class Head:
     """A head as it is stored. Times are epoch seconds; of a conversation with no messages there are none."""
 
     last: int
-    cleared: int = POSITION
+    cleared: int = 0
     owner: str | None = None
     created_at: int | None = None
     updated_at: int | None = None
@@ -189,29 +195,37 @@ class Head:
         return lifetime.seconds is not None and (self.kept_until is None or self.kept_until < now + lifetime.seconds)
 
 
-def advance(count: int, writer: Writer, *, now: int, base: int) -> dict[str, Any]:
-    """Return the update that takes so many positions of a head that is as most are, or missing: then from `base` on.
+def begin(count: int, writer: Writer, *, now: int, base: int) -> dict[str, Any]:
+    """Return the update that makes a head, and takes so many positions after `base`. It is refused if there is one."""
+    begun = Head(base + count, ttl=0).begun(now, writer.lifetime)
+    update = Update(last=begun.last, created_at=now, updated_at=now)
+    update.set(expires_at=begun.expires_at, kept_until=begun.kept_until, ttl=begun.ttl)
+    update.name(table_schema.KEY)
+    update.conditions.append("attribute_not_exists(#session_id)")
+    update.belong(writer)
+    return update.parameters(answer=True)
 
-    It is refused to another owner or tenant, if the conversation has ended, was cleared, or was begun later, or if
-    there is more to a head's lifetime than that it goes on: `advance_from` is for all of these. So a late attempt does
-    not make somebody's what has been cleared meanwhile.
+
+def advance(count: int, writer: Writer, *, now: int) -> dict[str, Any]:
+    """Return the update that takes so many positions of a head that is as most are.
+
+    It is refused if there is none, to another owner or tenant, if the conversation has ended, was cleared, or was begun
+    later, or if there is more to a head's lifetime than that it goes on: `advance_from` is for these. So a late attempt
+    does not make somebody's what has been cleared meanwhile.
     """
     lifetime, update = writer.lifetime, Update(updated_at=now)
-    update.name("last", "created_at", "expires_at", "kept_until", "ttl", table_schema.KEY)
-    update.conditions.append("(attribute_not_exists(#session_id) OR #created_at <= :now)")
-    update.values |= {":base": number(base), ":count": number(count), ":now": number(now)}
-    update.sets += ["#last = if_not_exists(#last, :base) + :count", "#created_at = if_not_exists(#created_at, :now)"]
+    update.name("last", "created_at", "expires_at", "kept_until", "ttl")
+    update.values |= {":count": number(count), ":now": number(now)}
+    update.sets.append("#last = #last + :count")
+    update.conditions.append("#created_at <= :now")
     if lifetime.seconds is not None:
-        begun = Head(base, ttl=0).begun(now, lifetime)
+        begun = Head(0, ttl=0).begun(now, lifetime)
         update.set(expires_at=begun.expires_at, ttl=begun.ttl)
-        goes_on = "#expires_at > :now AND #expires_at <= :expires_at AND #ttl <= :ttl"
+        update.conditions += ["#expires_at > :now", "#expires_at <= :expires_at", "#ttl <= :ttl"]
         if begun.kept_until is None:
-            goes_on += " AND attribute_not_exists(#kept_until)"
+            update.conditions.append("attribute_not_exists(#kept_until)")
         else:
-            goes_on += " AND #kept_until >= :expires_at"
-            update.sets.append("#kept_until = if_not_exists(#kept_until, :kept_until)")
-            update.values[":kept_until"] = number(begun.kept_until)
-        update.conditions.append(f"(attribute_not_exists(#session_id) OR ({goes_on}))")
+            update.conditions.append("#kept_until >= :expires_at")
     elif lifetime.of_messages:
         update.set(expires_at=None, ttl=None)
         update.conditions.append("(attribute_not_exists(#expires_at) OR #expires_at > :now)")
@@ -365,7 +379,7 @@ class Update:
         for attribute in attributes:
             self.name(attribute)
             value = getattr(head, attribute)
-            if value is None or (attribute == "cleared" and value == POSITION):
+            if value is None or (attribute == "cleared" and value == 0):
                 self.conditions.append(f"attribute_not_exists(#{attribute})")
             else:
                 self.values[f":seen_{attribute}"] = number(value)

@@ -1,15 +1,20 @@
 """Partition: the items of one conversation, and the calls that are made for them. It knows no messages."""
 
+import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from dynamodb_sessions.agents import conversation_head, tables
 from dynamodb_sessions.agents.conversation_head import Head
+from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
+from dynamodb_sessions.exceptions import StoreUnavailable
 from dynamodb_sessions.stores import item_format, table_schema
 
 HEAD = conversation_head.POSITION
+FORMER = conversation_head.FORMER_POSITION
 MAX_PAGE = 1000
 
 
@@ -32,8 +37,48 @@ class Partition:
 
     async def head(self, operation: Operation) -> Head | None:
         """Return the head; None: nothing was added yet."""
-        found = await self.get(operation, HEAD)
-        return None if found is None else Head.of(found)
+        async with aclosing(self.query(newest_first=True, page=1, first=FORMER, operation=operation)) as newest:
+            async for item in newest:
+                return await self.head_by(operation, item)
+        return None
+
+    async def head_by(self, operation: Operation, newest: dict[str, Any]) -> Head | None:
+        """Return the head; None: there is none. `newest` is the item at the highest position: nearly always the head.
+
+        A head that is where earlier versions had it is moved.
+        """
+        if position_of(newest) == HEAD:
+            return Head.of(newest)
+        while True:
+            former = await self.get(operation, FORMER)
+            if former is not None:
+                head = Head.of(former)
+                with contextlib.suppress(ConditionFailed):
+                    await self._move(operation, former)
+                    return head
+            found = await self.get(operation, HEAD)
+            if found is not None:
+                return Head.of(found)
+            if former is None:
+                return None
+            await operation.pause(StoreUnavailable("others change the conversation first"))
+
+    async def _move(self, operation: Operation, former: dict[str, Any]) -> None:
+        """Move the head to where it belongs, as it was read. Raises ConditionFailed if it has changed, or has moved."""
+        moved = {**former, **self.key(HEAD)}
+        unchanged = {
+            "ConditionExpression": " AND ".join(f"#{name} = :{name}" for name in former),
+            "ExpressionAttributeNames": {f"#{name}": name for name in former},
+            "ExpressionAttributeValues": {f":{name}": value for name, value in former.items()},
+        }
+        is_new = {
+            "ConditionExpression": "attribute_not_exists(#k)",
+            "ExpressionAttributeNames": {"#k": table_schema.KEY},
+        }
+        await self.transact(
+            operation,
+            [{"Put": {"Item": moved, **is_new}}, {"Delete": {"Key": self.key(FORMER), **unchanged}}],
+        )
 
     async def update_head(self, operation: Operation, update: dict[str, Any]) -> dict[str, Any]:
         """Raises ConditionFailed if the head is not as the update demands."""
@@ -47,7 +92,7 @@ class Partition:
         *,
         newest_first: bool = False,
         page: int | None = None,
-        first: int = HEAD + 1,
+        first: int = 1,
         last: int | None = None,
         operation: Operation | None = None,
         turned: Callable[[], object] | None = None,
@@ -88,3 +133,8 @@ class Partition:
         await self.calls.repeat(
             operation, "transact_write_items", TransactItems=named, ClientRequestToken=str(uuid.uuid4())
         )
+
+
+def position_of(item: dict[str, Any]) -> int:
+    """Return the position of an item."""
+    return int(item[table_schema.POSITION]["N"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamodb_sessions.agents import parts
 from dynamodb_sessions.agents.conversation_head import Head
-from dynamodb_sessions.agents.partition import HEAD, Partition
+from dynamodb_sessions.agents.partition import HEAD, Partition, position_of
 from dynamodb_sessions.agents.parts import PartsFormat
 from dynamodb_sessions.aws.table_calls import Operation
 from dynamodb_sessions.codec import decode
@@ -47,7 +47,7 @@ class Reading:
     now: int
     newest_first: bool = False
     limit: int | None = None
-    after: int = HEAD
+    after: int = 0
     since: float | None = None
     until: float | None = None
     operation: Operation | None = None
@@ -57,12 +57,9 @@ class Reading:
     async def at_once(self) -> list[Message]:
         """Return the messages as they were at one time: what is cleared meanwhile is seen as a whole, or not at all."""
         found = [message async for message, _ in self.messages()]
-        # One page is of one time, as is its head, unless that was read before; then if as many were there as are
-        # wanted, none was deleted.
-        is_short = self.limit is not None and len(found) < self.limit
-        if found and (self.pages > 1 or is_short):
+        if found and self.pages > 1:  # One page is of one time, as is the head that begins it.
             head = await self.partition.head(self.operation or self.partition.calls.begin())
-            cleared = HEAD if head is None else head.cleared
+            cleared = 0 if head is None else head.cleared
             found = [message for message in found if message.position > cleared]
         return found
 
@@ -90,44 +87,40 @@ class Reading:
 
     async def _values(self) -> AsyncGenerator[tuple[list[dict[str, Any]], bool], None]:
         """Yield the items of each message that may be seen, and whether none is missing."""
-        first = HEAD  # The head comes with them.
-        if self.after > HEAD or self.newest_first:
-            operation = self.operation or self.partition.calls.begin()
+        operation = self.operation or self.partition.calls.begin()
+        if not self.newest_first:
             self.head = await self.partition.head(operation)
-            first = max(self.after, self._cleared, HEAD) + 1
-        while not self._has_ended:
-            skips = False
-            page = None if self.limit is None else self.limit + (first == HEAD)
-            items = self.partition.query(
-                newest_first=self.newest_first,
-                page=page,
-                first=first,
-                operation=self.operation,
-                turned=self._turned,
-            )
-            async with aclosing(items), aclosing(parts.gather(items, _value_of)) as found:
-                async for value, is_whole in found:
-                    position = _position(value[-1])
-                    if position == HEAD:
-                        self.head = Head.of(value[0])
-                        if self._has_ended:
-                            return
-                    elif position > self._cleared:
-                        yield value, is_whole
-                    elif first == HEAD:
-                        skips = True
-                        break
-            if not skips:
-                return
-            self._turned()
-            first = self._cleared + 1  # There may be pages of what was cleared and is not yet deleted.
+        first = max(self.after, self._cleared, 0) + 1
+        if first >= HEAD or self._has_ended:
+            return
+        items = self.partition.query(
+            newest_first=self.newest_first,
+            page=None if self.limit is None else self.limit + self.newest_first,
+            first=first,
+            last=None if self.newest_first else HEAD - 1,
+            operation=self.operation,
+            turned=self._turned,
+        )
+        is_newest = self.newest_first
+        async with aclosing(items), aclosing(parts.gather(items, _value_of)) as found:
+            async for value, is_whole in found:
+                if is_newest:
+                    is_newest, self.head = False, await self.partition.head_by(operation, value[-1])
+                if self._has_ended:
+                    return
+                position = position_of(value[-1])
+                if position == HEAD:
+                    continue
+                if position <= self._cleared:  # As are all that follow: the newest come first.
+                    return
+                yield value, is_whole
 
     def _turned(self) -> None:
         self.pages += 1
 
     @property
     def _cleared(self) -> int:
-        return HEAD if self.head is None else self.head.cleared
+        return 0 if self.head is None else self.head.cleared
 
     @property
     def _has_ended(self) -> bool:
@@ -142,7 +135,7 @@ class Reading:
                 raise ValueError("a part of it is missing")  # noqa: TRY301 - it is as invalid as the others
             name = name_of(_value_of(items[0]))
             text = self.format.unpack([item[MESSAGE] for item in items], name).decode()
-            return Message(_position(items[-1]), int(items[0][CREATED_AT]["N"]), decode(text))
+            return Message(position_of(items[-1]), int(items[0][CREATED_AT]["N"]), decode(text))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             logger.warning(
                 "a message of conversation %s cannot be read and is left out: %s",
@@ -167,13 +160,9 @@ def name_of(position: int) -> str:
     return f"{MESSAGE} {position}"
 
 
-def _position(item: dict[str, Any]) -> int:
-    return int(item[table_schema.POSITION]["N"])
-
-
 def _value_of(item: dict[str, Any]) -> int:
     """Return the position of the first part of a message: its parts follow each other."""
-    return _position(item) - parts.part_of(item)
+    return position_of(item) - parts.part_of(item)
 
 
 def _is_live(found: dict[str, Any], now: int) -> bool:
