@@ -130,7 +130,12 @@ def encode_item(key: object, value: Any, *, known: str | None = None, serializer
 
 def decode(encoded: str) -> Any:
     """Return the value of a stored string. Raises ValueError or RecursionError if it is not JSON."""
-    return _decoder.decode(encoded)
+    try:
+        value, end = _raw_decode(encoded)
+    except ValueError:
+        end = -1
+    # What has white space around it is another writer's; looking for it takes longer than a short value does.
+    return value if end == len(encoded) else _decoder.decode(encoded)
 
 
 def decode_items(items: Mapping[str, str], serializer: Serializer = JSON) -> dict[str, Any]:
@@ -146,7 +151,6 @@ def decode_items(items: Mapping[str, str], serializer: Serializer = JSON) -> dic
             decoded[key], end = _raw_decode(encoded)
         except ValueError:
             end = -1
-        # What has white space around it is another writer's; looking for it takes longer than a short value does.
         if end != len(encoded):
             decoded[key] = decode(encoded)
     return decoded

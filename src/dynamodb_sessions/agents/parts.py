@@ -141,6 +141,9 @@ async def gather(
     items: list[dict[str, Any]] = []
     value: Hashable = None
     async for item in found:
+        if PARTS not in item and not items:  # As most are.
+            yield [item], True
+            continue
         if items and value_of(item) != value:
             yield sorted(items, key=part_of), False
             items = []

@@ -101,17 +101,18 @@ class Reading:
             operation=self.operation,
             turned=self._turned,
         )
-        is_newest = self.newest_first
+        cleared, is_newest = self._cleared, self.newest_first
         async with aclosing(items), aclosing(parts.gather(items, _value_of)) as found:
             async for value, is_whole in found:
+                position = position_of(value[-1])
                 if is_newest:
                     is_newest, self.head = False, await self.partition.head_by(operation, value[-1])
-                if self._has_ended:
-                    return
-                position = position_of(value[-1])
-                if position == HEAD:
-                    continue
-                if position <= self._cleared:  # As are all that follow: the newest come first.
+                    cleared = self._cleared
+                    if self._has_ended:
+                        return
+                    if position == HEAD:
+                        continue
+                if position <= cleared:  # As are all that follow: the newest come first.
                     return
                 yield value, is_whole
 
@@ -128,14 +129,16 @@ class Reading:
 
     def _message(self, items: list[dict[str, Any]], *, is_whole: bool) -> Message | None:
         """Return the message that these items hold; None: it has expired, or cannot be read."""
-        if not all(_is_live(item, self.now) for item in items):
-            return None
+        for item in items:
+            if table_schema.TTL in item and not _is_live(item, self.now):
+                return None
         try:
             if not is_whole:
                 raise ValueError("a part of it is missing")  # noqa: TRY301 - it is as invalid as the others
-            name = name_of(_value_of(items[0]))
+            position = position_of(items[-1])
+            name = name_of(position - len(items) + 1)
             text = self.format.unpack([item[MESSAGE] for item in items], name).decode()
-            return Message(position_of(items[-1]), int(items[0][CREATED_AT]["N"]), decode(text))
+            return Message(position, int(items[0][CREATED_AT]["N"]), decode(text))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             logger.warning(
                 "a message of conversation %s cannot be read and is left out: %s",
@@ -166,5 +169,5 @@ def _value_of(item: dict[str, Any]) -> int:
 
 
 def _is_live(found: dict[str, Any], now: int) -> bool:
-    """Whether an item has not expired: DynamoDB takes up to two days to remove it."""
-    return table_schema.TTL not in found or int(found[table_schema.TTL]["N"]) > now
+    """Whether an item with a TTL has not expired: DynamoDB takes up to two days to remove it."""
+    return int(found[table_schema.TTL]["N"]) > now
