@@ -10,7 +10,7 @@ from dynamodb_sessions.exceptions import ConfigurationError, SessionError
 from dynamodb_sessions.identifiers import new_handle
 from dynamodb_sessions.session.asked import Asked, Login
 from dynamodb_sessions.session.info import SessionInfo, info_of
-from dynamodb_sessions.session.state import Backing, SessionState, Use
+from dynamodb_sessions.session.state import Backing, SessionState, Use, one_thread_at_a_time
 from dynamodb_sessions.session.tracking import ABSENT
 from dynamodb_sessions.stores.contract import MAX_LABEL_LENGTH, MAX_OWNER_SIZE, Record, is_owner
 
@@ -33,7 +33,7 @@ class Session(dict[str, Any]):
     and `len` included: each tells that the session is used.
     """
 
-    __slots__ = ("__weakref__", "_state")
+    __slots__ = ("__weakref__", "_begin", "_state")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._state = SessionState()
@@ -344,6 +344,30 @@ class Session(dict[str, Any]):
             raise SessionError(_LATE)
 
 
+class _Unseen(Session):
+    """A new session that nobody has looked at yet, as most visitors never do: it has no state before.
+
+    It is a `Session` from the first look on. A class whose instances may lack an attribute finds all others later.
+    """
+
+    __slots__ = ()
+
+    _begin: Callable[[], SessionState]
+    """What makes the state."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Begin the state, in whichever thread it is asked for first."""
+        if name != "_state":
+            raise AttributeError(f"'Session' object has no attribute {name!r}", name=name, obj=self)
+        with one_thread_at_a_time:
+            if self.__class__ is _Unseen:  # Else another thread has been faster.
+                self._state = self._begin()
+                self.__class__ = Session  # type: ignore[assignment] # Of the same layout.
+        return object.__getattribute__(self, name)
+
+
+_Unseen.__name__ = _Unseen.__qualname__ = Session.__name__
+
 # What the rest of the package does with one, which is nothing for whoever holds it.
 
 
@@ -353,6 +377,13 @@ def make_session(state: SessionState) -> Session:
     session._state = state  # noqa: SLF001 - as its own class does
     if state.record is not None:
         dict.update(session, state.record.content(state.serializer))
+    return session
+
+
+def make_new_session(begin: Callable[[], SessionState]) -> Session:
+    """Return a new session, whose state is made when it is first looked at."""
+    session = _Unseen.__new__(_Unseen)
+    session._begin = begin  # noqa: SLF001 - as its own class does
     return session
 
 

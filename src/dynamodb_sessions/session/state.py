@@ -46,15 +46,15 @@ class _OneThreadAtATime:
         self._lock.release()
 
 
-_one_thread_at_a_time = _OneThreadAtATime()
+one_thread_at_a_time = _OneThreadAtATime()
 """Held while what several threads may have is replaced by what is computed from it.
 
 A sync endpoint runs in a thread, and may start others; the event loop commits meanwhile. Reading and writing one
-attribute or one key of a dict is safe by itself. Three things are not: to replace `asked` by what follows from it,
-where one of two calls would be lost; to begin the tracking, where each of two threads would note in one of its own; and
-to make the new id, of which one of two threads would hold one that is never stored. Each happens at most a few times in
-a request and takes about a microsecond, so that one lock does for all sessions: one for each would have to be made in
-every request, most of which ask for nothing.
+attribute or one key of a dict is safe by itself. Some things are not: to replace `asked` by what follows from it, where
+one of two calls would be lost; to begin the state, or its tracking, where each of two threads would note in one of its
+own; and to make the new id, of which one of two threads would hold one that is never stored. Each happens at most a few
+times in a request and takes about a microsecond, so that one lock does for all sessions: one for each would have to be
+made in every request, most of which ask for nothing.
 """
 
 
@@ -204,7 +204,7 @@ class SessionState:
             return self.record.id
         found = self._new_id
         if found is None:
-            with _one_thread_at_a_time:
+            with one_thread_at_a_time:
                 found = self._new_id = self._new_id or new_id()
         return found
 
@@ -248,7 +248,7 @@ class SessionState:
         """Return the tracking, begun if it has not been."""
         tracking = self.tracking
         if tracking is None:
-            with _one_thread_at_a_time:
+            with one_thread_at_a_time:
                 tracking = self.tracking = self.tracking or Tracking()
         return tracking
 
@@ -266,7 +266,7 @@ class SessionState:
 
     def ask(self, how: Callable[[Asked], Asked]) -> None:
         """Note what was asked for, by the method of `Asked` that adds it to what already was."""
-        with _one_thread_at_a_time:
+        with one_thread_at_a_time:
             self.asked = how(self.asked)
             if self.asked.count in (self.asked.rotate, self.asked.clear):
                 self._new_id = None  # Each has an id of its own.
@@ -388,7 +388,7 @@ class SessionState:
         self.stored_version = version
         self.presented_id = None
         self.standing = _NEW if record is None else _STORED
-        with _one_thread_at_a_time:
+        with one_thread_at_a_time:
             if self.asked is not NOTHING_ASKED:
                 self.asked = self.asked.settled(asked, ended=record is None)
             if not self.asked.clear and not self.asked.rotate:

@@ -23,7 +23,7 @@ from dynamodb_sessions.session import save_policy
 from dynamodb_sessions.session.commit import atomically, commit, is_alive, load, look_again, reload, wait_ended
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import Create, Delete, Nothing, Rotate, Touch, Update, decide
-from dynamodb_sessions.session.session import Session, assign, make_session, state_of
+from dynamodb_sessions.session.session import Session, assign, make_new_session, make_session, state_of
 from dynamodb_sessions.session.state import Response, SessionState, Use
 from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores.contract import OwnerStore, Record
@@ -111,8 +111,6 @@ class Arrival(NamedTuple):
     """Whether it came over https or wss."""
     root_path: str = ""
     """Where the app is mounted."""
-    held: CookiePayload | None = None
-    """The cookie by which the session was found, if it was."""
     adopted: bool = False
     """Whether the session was in a cookie of Starlette's, which is to be removed once the browser has ours."""
     superseded: bool = False
@@ -144,12 +142,14 @@ class RequestCycle:
         "_bound",
         "_committed_at",
         "_disconnected",
+        "_held",
         "_phase",
         "_receive",
         "_scope",
         "_send",
         "_session",
         "_setup",
+        "_state",
         "_touch",
         "_turn",
     )
@@ -163,7 +163,11 @@ class RequestCycle:
         self._arrival = _SECURE if scope.get("scheme") in ("https", "wss") else _INSECURE
         if root_path := scope.get("root_path", ""):
             self._arrival = Arrival(self._arrival.secure, root_path)
+        self._held: CookiePayload | None = None
+        """The cookie by which the session was found, if it was."""
         self._session: Any = None
+        self._state: SessionState | None = None
+        """The session's. None: nobody has looked at it, and nothing was loaded, as in most requests."""
         self._committed_at: int | None = None
         """When something was stored last, in epoch seconds. None: nothing was, as in most requests."""
         self._bound: Record | None = None
@@ -189,58 +193,72 @@ class RequestCycle:
         """What the session's values are stored with."""
         return self._setup.serializer
 
-    async def run(self, app: ASGIApp) -> None:
-        """Run the app with its session. Whatever the app raises comes through, unless it is answered as an outage."""
+    async def run(self, app: ASGIApp) -> None:  # noqa: C901, PLR0912 - a frame less in each request
+        """Run the app with its session. Whatever the app raises comes through, unless it is answered as an outage.
+
+        The session is loaded before, and what is left is committed when the app has ended.
+        """
+        setup = self._setup
         try:
-            await self._run(app)
+            if setup.fallback is not None and not setup.fallback.is_initialised:
+                await setup.fallback.initialise()
+            payloads = setup.carrier.read(self._scope["headers"])
+            try:
+                if payloads or setup.imports is not None:
+                    session = await self._load(payloads)
+                else:
+                    session = make_new_session(self._begin)
+            except _OUTAGE as error:
+                await self._refuse("loaded", error)
+                return
+            self._session = self._scope["session"] = session
+            self._phase = _RUNNING
+            try:
+                if self._touch is None:
+                    await app(self._scope, self._watch, self._respond)
+                else:
+                    await self._touch.run(
+                        lambda: app(self._scope, self._watch, self._respond),
+                        self._touch_now,
+                        state_of(session),
+                    )
+            except BaseException as error:
+                gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
+                if self._may_commit(session):
+                    await self._finish(session, Ending.GONE if gone else Ending.RAISED)
+                if self._phase is not Phase.RUNNING or not _is_outage(error):
+                    raise
+                await self._refuse("saved", error)
+            else:
+                if self._may_commit(session):
+                    await self._finish(session, Ending.RETURNED)
         finally:
             if self._bound is not None:
                 await self._limit_owner()
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
             # back to it, or each request would be left to the garbage collector.
             self._phase = _OVER
-            if self._session is not None:
-                state_of(self._session).finish()
+            if self._state is not None:
+                self._state.finish()
             self._receive, self._send = _GONE[self._scope["type"]], _ignored
-            self._scope = self._session = self._touch = None
-
-    async def _run(self, app: ASGIApp) -> None:
-        """Load the session, run the app, and commit what is left when it has ended."""
-        setup = self._setup
-        if setup.fallback is not None and not setup.fallback.is_initialised:
-            await setup.fallback.initialise()
-        payloads = setup.carrier.read(self._scope["headers"])
-        try:
-            if payloads or setup.imports is not None:
-                session = await self._load(payloads)
-            else:
-                session = make_session(SessionState(backing=self))
-        except _OUTAGE as error:
-            await self._refuse("loaded", error)
-            return
-        self._session = self._scope["session"] = session
-        self._phase = _RUNNING
-        try:
-            if self._touch is None:
-                await app(self._scope, self._watch, self._respond)
-            else:
-                await self._touch.run(
-                    lambda: app(self._scope, self._watch, self._respond),
-                    self._touch_now,
-                    state_of(session),
-                )
-        except BaseException as error:
-            gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
-            if self._may_commit(session):
-                await self._finish(session, Ending.GONE if gone else Ending.RAISED)
-            if self._phase is not Phase.RUNNING or not _is_outage(error):
-                raise
-            await self._refuse("saved", error)
-        else:
-            if self._may_commit(session):
-                await self._finish(session, Ending.RETURNED)
+            self._scope = self._session = self._state = self._touch = None
 
     # How a request begins.
+
+    def _begin(self) -> SessionState:
+        """Return the state of a session that is looked at for the first time, in whichever thread.
+
+        The phase may change meanwhile. Whoever changes it does so before it looks whether there is a state.
+        """
+        state, phase = SessionState(backing=self), _LOADING
+        self._state = state
+        while phase is not self._phase:
+            phase = self._phase
+            if phase is not _RUNNING:
+                state.response = Response.OVER if phase is _OVER else _RESPONSE_STARTED
+        if phase is _OVER:
+            self._state = None
+        return state
 
     async def _load(self, payloads: Sequence[CookiePayload]) -> Session:
         """Return the session of the first cookie that has one, adopted from a cookie of Starlette's if need be.
@@ -286,13 +304,14 @@ class RequestCycle:
                 if record is not None:
                     self._arrival = self._arrival._replace(adopted=True)
                     return self._open(record, None)
-        return make_session(SessionState(presented_id=presented, moved=moved, backing=self))
+        self._state = SessionState(presented_id=presented, moved=moved, backing=self)
+        return make_session(self._state)
 
     def _open(self, record: Record, held: CookiePayload | None) -> Session:
         """Return the session of a record, and note whether it is due to be touched. Raises CorruptRecord."""
-        session = make_session(SessionState(record, backing=self))
-        secure, root_path, _, adopted, superseded = self._arrival
-        self._arrival = Arrival(secure, root_path, held, adopted, superseded)
+        self._state = SessionState(record, backing=self)
+        session = make_session(self._state)
+        self._held = held
         if self._setup.lifetimes.is_due(record, clock.wall_clock()):
             self._touch = OverlappedTouch()
         return session
@@ -321,9 +340,15 @@ class RequestCycle:
         if action is _SWALLOW:
             return
         if action is _SAVE_LATE:
-            await self._save_late(self._session, failed=False)
-        elif action is not _PASS and not await self._start(self._session, action, message):
-            return
+            if self._may_commit(self._session):
+                await self._save_late(self._session, failed=False)
+        elif action is not _PASS:
+            if self._state is None and self._scope.get("session") is self._session:
+                self._phase = after
+                if self._state is not None:  # A thread has looked at it at this very moment.
+                    self._state.response = _RESPONSE_STARTED
+            elif not await self._start(self._session, action, message):
+                return
         self._phase = after
         try:
             await self._send(message)
@@ -354,7 +379,7 @@ class RequestCycle:
     def _add_headers(self, message: Message, state: SessionState, *, failed: bool) -> None:
         """Add to the start of the response what the session has to say to the client, if anything."""
         looked_at, value, arrival, setup = state.use is not _UNUSED, None, self._arrival, self._setup
-        if self._committed_at is not None or not is_settled(arrival.held, state.record, setup.keeps_versions):
+        if self._committed_at is not None or not is_settled(self._held, state.record, setup.keeps_versions):
             value = self._to_tell(state, failed=failed)
         if not (looked_at or value is not None or arrival.superseded):
             return
@@ -367,7 +392,7 @@ class RequestCycle:
     def _to_tell(self, state: SessionState, *, failed: bool) -> str | None:
         """Return the value of the header that tells the client what changes for it; None: nothing does."""
         record, setup, committed_at = state.record, self._setup, self._committed_at
-        secure, _, held, _, _ = self._arrival
+        secure, held = self._arrival.secure, self._held
         if state.is_ended:
             return None
         if record is None:
@@ -390,8 +415,8 @@ class RequestCycle:
         """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
         logger.error("a session could not be %s: %s", what, error)
         self._phase = Phase.REFUSED
-        if self._session is not None:
-            state_of(self._session).response = Response.STARTED
+        if self._state is not None:
+            self._state.response = _RESPONSE_STARTED
         await refuse(self._scope, self._receive, self._send)
 
     # What saves the session.
@@ -452,9 +477,11 @@ class RequestCycle:
 
     def _may_commit(self, session: Session) -> bool:
         """Whether a commit may have something to do, be it to wait for one that another task has begun: it decides."""
+        state = self._state
+        if state is None:
+            return self._scope.get("session") is not session
         if self._turn is not None and self._turn.locked():
             return True
-        state = state_of(session)
         if state.may_differ(session) or self._scope.get("session") is not session:
             return True
         if state.use is not _USED or state.record is None:
@@ -531,7 +558,7 @@ class RequestCycle:
 
         Not if something was stored of it since. A login that is only confirmed needs one that lives.
         """
-        held, asked = self._arrival.held, state.asked
+        held, asked = self._held, state.asked
         if held is None or not held.version or not self._setup.keeps_versions or self._committed_at is not None:
             return False
         return not (asked.clear or state.is_late) and (asked.login is not None or not asked.proof)
