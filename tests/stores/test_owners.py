@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import boto3
 import pytest
 
@@ -141,11 +142,13 @@ async def test_a_session_that_moves_to_another_id_meanwhile_is_ended_all_the_sam
     first = await put(store, 2)
     moving = await put(store, 1)
     moved = new_id()
-    delete = store._delete_of
+    delete, has_moved = store._delete_of, anyio.Event()
 
     async def move_first(operation: Any, party: Party, session_id: str, **options: Any) -> bool:
         if session_id == first.id:
             assert await store.rotate(moving, moved, Changes(NOW + 100), now=NOW)
+            has_moved.set()
+        await has_moved.wait()
         return await delete(operation, party, session_id, **options)
 
     monkeypatch.setattr(store, "_delete_of", move_first)

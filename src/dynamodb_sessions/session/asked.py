@@ -1,6 +1,6 @@
 """What was asked of a session by its verbs, `clear`, `regenerate` and `bind` for example, and is not stored yet."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -13,7 +13,7 @@ class Login(NamedTuple):
     tenant: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Asked:
     """What is still to be done to a session. Never changed, only replaced: whoever holds one holds one moment of it.
 
@@ -31,7 +31,7 @@ class Asked:
     bind: int = 0
     lifetime: int = 0
     proof: int = 0
-    login: Login | None = field(default=None, repr=False)
+    login: Login | None = None
     max_age: int | None = None
     """The seconds `set_max_age` has named, as `Changes` has them; 0: the middleware's again."""
 

@@ -15,7 +15,7 @@ MAX_COOKIE_AGE = 400 * 24 * 60 * 60
 _TOUCHES_PER_LIFETIME = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Lifetimes:
     """How long sessions live, in seconds. Raises ConfigurationError for anything but positive whole numbers.
 

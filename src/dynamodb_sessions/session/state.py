@@ -46,7 +46,7 @@ class _OneThreadAtATime:
         self._lock.release()
 
 
-one_thread_at_a_time = _OneThreadAtATime()
+one_thread_at_a_time: _OneThreadAtATime = _OneThreadAtATime()
 """Held while what several threads may have is replaced by what is computed from it.
 
 A sync endpoint runs in a thread, and may start others; the event loop commits meanwhile. Reading and writing one

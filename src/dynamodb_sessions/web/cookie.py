@@ -26,7 +26,7 @@ _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
 _BLANKS = b" \t"
 _SAME_SITE = ("lax", "strict", "none")
 MAX_CANDIDATES = 4
-_TAKEN = re.compile(
+_TAKEN = (
     r"(accept|access-control|content|if|proxy|sec)(-.*)?|authorization|cache-control|connection|cookie|date|etag|expect"
     r"|expires|forwarded|from|host|keep-alive|last-modified|link|location|max-forwards|origin|pragma|range|referer"
     r"|retry-after|server|set-cookie|te|trailer|transfer-encoding|upgrade|user-agent|vary|via|www-authenticate"
@@ -216,7 +216,7 @@ class SessionHeader(_Signed):
     def __init__(self, keys: Sequence[str], *, name: str) -> None:
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise ConfigurationError(f"session_header={name!r} is not a valid header name")
-        if _TAKEN.fullmatch(name.lower()):
+        if re.fullmatch(_TAKEN, name.lower()):
             raise ConfigurationError(
                 f"session_header={name!r} has a meaning of its own in HTTP: choose another name, like X-Session-Token"
             )

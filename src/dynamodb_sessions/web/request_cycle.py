@@ -120,6 +120,15 @@ class Arrival(NamedTuple):
 _INSECURE, _SECURE = Arrival(secure=False), Arrival(secure=True)
 
 
+class Committed(NamedTuple):
+    """What a request has stored."""
+
+    at: int
+    """When it last did, in epoch seconds."""
+    bound: Record | None
+    """What was stored at a login, until its owner's other sessions have been counted."""
+
+
 class _NoTurn:
     """What a commit holds that cannot be interrupted."""
 
@@ -139,9 +148,7 @@ class RequestCycle:
 
     __slots__ = (
         "_arrival",
-        "_bound",
-        "_committed_at",
-        "_disconnected",
+        "_committed",
         "_held",
         "_phase",
         "_receive",
@@ -168,13 +175,10 @@ class RequestCycle:
         self._session: Any = None
         self._state: SessionState | None = None
         """The session's. None: nobody has looked at it, and nothing was loaded, as in most requests."""
-        self._committed_at: int | None = None
-        """When something was stored last, in epoch seconds. None: nothing was, as in most requests."""
-        self._bound: Record | None = None
-        """What was stored at a login of this request, until its owner's other sessions have been counted."""
+        self._committed: Committed | None = None
+        """None: nothing was stored, as in most requests."""
         self._touch: OverlappedTouch | None = None
         """None: the session is not due to be touched."""
-        self._disconnected = False
         self._turn: anyio.Lock | None = None
         """Held by the commit that is under way. None: there has been none, as in most requests."""
 
@@ -223,7 +227,7 @@ class RequestCycle:
                         state_of(session),
                     )
             except BaseException as error:
-                gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
+                gone = self._has_gone or isinstance(error, anyio.get_cancelled_exc_class())
                 if self._may_commit(session):
                     await self._finish(session, Ending.GONE if gone else Ending.RAISED)
                 if self._phase is not Phase.RUNNING or not _is_outage(error):
@@ -233,14 +237,15 @@ class RequestCycle:
                 if self._may_commit(session):
                     await self._finish(session, Ending.RETURNED)
         finally:
-            if self._bound is not None:
-                await self._limit_owner()
+            if self._committed is not None and self._committed.bound is not None:
+                await self._limit_owner(self._committed)
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
             # back to it, or each request would be left to the garbage collector.
             self._phase = _OVER
             if self._state is not None:
                 self._state.finish()
-            self._receive, self._send = _GONE[self._scope["type"]], _ignored
+            self._leave()
+            self._send = _ignored
             self._scope = self._session = self._state = self._touch = None
 
     # How a request begins.
@@ -331,8 +336,17 @@ class RequestCycle:
         """Receive for the app, and note that the client has gone."""
         message = await self._receive()
         if message["type"] in ("http.disconnect", "websocket.disconnect"):
-            self._disconnected = True
+            self._leave()
         return message
+
+    def _leave(self) -> None:
+        """Note that the client has gone: there is nothing else to receive."""
+        if self._scope is not None:  # Else the request is over, and that is noted.
+            self._receive = _GONE[self._scope["type"]]
+
+    @property
+    def _has_gone(self) -> bool:
+        return self._receive is _GONE[self._scope["type"]]
 
     async def _respond(self, message: Message) -> None:
         """Do what the table says about a message from the app, and send it."""
@@ -353,10 +367,11 @@ class RequestCycle:
         try:
             await self._send(message)
         except OSError:
-            self._disconnected = True
+            self._leave()
             raise
-        if self._bound is not None and message["type"] == "websocket.accept":  # It may stay open for long.
-            await self._limit_owner()
+        committed = self._committed
+        if committed is not None and committed.bound is not None and message["type"] == "websocket.accept":
+            await self._limit_owner(committed)  # It may stay open for long.
 
     async def _start(self, session: Session, action: Action, message: Message) -> bool:
         """Commit what the app has done before its response starts. False if the client was told to come later."""
@@ -379,7 +394,7 @@ class RequestCycle:
     def _add_headers(self, message: Message, state: SessionState, *, failed: bool) -> None:
         """Add to the start of the response what the session has to say to the client, if anything."""
         looked_at, value, arrival, setup = state.use is not _UNUSED, None, self._arrival, self._setup
-        if self._committed_at is not None or not is_settled(self._held, state.record, setup.keeps_versions):
+        if self._committed is not None or not is_settled(self._held, state.record, setup.keeps_versions):
             value = self._to_tell(state, failed=failed)
         if not (looked_at or value is not None or arrival.superseded):
             return
@@ -391,21 +406,21 @@ class RequestCycle:
 
     def _to_tell(self, state: SessionState, *, failed: bool) -> str | None:
         """Return the value of the header that tells the client what changes for it; None: nothing does."""
-        record, setup, committed_at = state.record, self._setup, self._committed_at
+        record, setup, committed = state.record, self._setup, self._committed
         secure, held = self._arrival.secure, self._held
         if state.is_ended:
             return None
         if record is None:
             return setup.carrier.expire(secure=secure)
         # The time of the commit: so the cookie expires when the session does, and both are renewed by one request.
-        now = clock.wall_clock() if committed_at is None else committed_at
+        now = clock.wall_clock() if committed is None else committed.at
         payload = to_tell(
             held,
             record,
             state,
             setup.lifetimes,
             now,
-            committed=committed_at is not None,
+            committed=committed is not None,
             failed=failed,
             keeps_versions=setup.keeps_versions,
         )
@@ -446,7 +461,7 @@ class RequestCycle:
             async def work() -> T:
                 result = await atomically(setup.store, session, setup.lifetimes, change)
                 if state.record is not None:
-                    self._committed_at = now
+                    self._note_commit(now)
                 return result
 
             with setup.commits:
@@ -559,7 +574,7 @@ class RequestCycle:
         Not if something was stored of it since. A login that is only confirmed needs one that lives.
         """
         held, asked = self._held, state.asked
-        if held is None or not held.version or not self._setup.keeps_versions or self._committed_at is not None:
+        if held is None or not held.version or not self._setup.keeps_versions or self._committed is not None:
             return False
         return not (asked.clear or state.is_late) and (asked.login is not None or not asked.proof)
 
@@ -593,14 +608,17 @@ class RequestCycle:
             action = Update(action.record, changes)
         if not await commit(self._setup.store, state, action, asked=asked):
             return False
-        self._committed_at = now
-        if bound:
-            self._bound = state.record
+        self._note_commit(now, state.record if bound else None)
         return True
 
-    async def _limit_owner(self) -> None:
+    def _note_commit(self, now: int, bound: Record | None = None) -> None:
+        if bound is None and self._committed is not None:
+            bound = self._committed.bound
+        self._committed = Committed(now, bound)
+
+    async def _limit_owner(self, committed: Committed) -> None:
         """End the oldest sessions of whoever has logged in, if there are too many now. No response waits for it."""
-        bound, self._bound = self._bound, None
+        bound, self._committed = committed.bound, committed._replace(bound=None)
         owners, maximum = self._setup.owners, self._setup.max_sessions_per_owner
         if bound is None or maximum is None or owners is None:
             return
