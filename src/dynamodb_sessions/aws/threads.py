@@ -53,11 +53,11 @@ async def in_thread(function: Callable[[], T], *, timeout: float) -> T:  # noqa:
 
 
 class TurnTakingLock:
-    """Lets the threads that call DynamoDB work one at a time, and wait for it all at once.
+    """Lets the threads that call DynamoDB take turns until their requests are sent; they wait all at once.
 
-    What the SDK does before a request is sent and after its answer has come is Python, so two threads are no faster at
-    it than one. But all those with work to do stand in line for the interpreter, and the event loop with them: 64
-    answers that come together make it late by their sum. Those who stand in line for a lock are not in its way.
+    What the SDK does before a request is sent is Python, so two threads are no faster at it than one. But all those
+    with work to do stand in line for the interpreter, and the event loop with them. Those who stand in line for a lock
+    are not in its way. Since requests are sent one by one, answers come one by one: reading them takes no turns.
     """
 
     def __init__(self) -> None:
@@ -65,27 +65,20 @@ class TurnTakingLock:
         self._thread = threading.local()
 
     def follow(self, client: Any) -> None:
-        """Have a boto3 client say when it begins and ends to wait for an answer."""
+        """Have a boto3 client say when it sends a request."""
         client.meta.events.register("before-send.dynamodb", self._end)
-        client.meta.events.register("before-parse.dynamodb", self._begin)
 
     @contextmanager
     def call(self) -> Iterator[None]:
         """Make a call, in this thread, in this block."""
-        self._thread.calls = True
-        self._begin()
+        self._thread.has_turn = self._lock.acquire(timeout=PATIENCE)
         try:
             yield
         finally:
             self._end()
-            self._thread.calls = False
-
-    def _begin(self, **_: Any) -> None:
-        # Others may use the client for calls of their own.
-        if getattr(self._thread, "calls", False) and not getattr(self._thread, "has_turn", False):
-            self._thread.has_turn = self._lock.acquire(timeout=PATIENCE)
 
     def _end(self, **_: Any) -> None:
+        # Others may use the client for calls of their own.
         if getattr(self._thread, "has_turn", False):
             self._thread.has_turn = False
             self._lock.release()
