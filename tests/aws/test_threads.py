@@ -84,6 +84,13 @@ def test_a_thread_that_waits_for_the_answer_has_given_up_its_turn(
     assert others_turn(store)
 
 
+def test_a_call_within_a_call_keeps_its_turn_and_gives_it_up() -> None:
+    line = TurnTakingLock()
+    with line.call(), line.call():
+        assert line._lock.locked()
+    assert not line._lock.locked()
+
+
 def test_a_call_that_fails_gives_up_its_turn(store: DynamoDBStore) -> None:
     with pytest.raises(ConfigurationError):
         get(store, key="")

@@ -1,6 +1,7 @@
 """What is left of a request when it is over."""
 
 import asyncio
+import contextlib
 import gc
 from typing import Any
 
@@ -82,13 +83,37 @@ async def test_who_outlives_the_request_may_save_but_not_speak(kind: str) -> Non
     before = len(sent)
     await send({"type": "http.response.body", "body": b"late"})
     assert len(sent) == before
-    assert await receive() == {"type": f"{kind}.disconnect"}
+    assert await receive() == {"type": f"{kind}.disconnect"} | ({"code": 1005} if kind == "websocket" else {})
     session["later"] = 1
     one, other = await asyncio.gather(session.save(), session.save())
     assert one is other is True
     record = await store.load(session.info.id, now=wall_clock())
     assert record is not None
     assert record.data == {"user": '"alice"', "later": "1"}
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_what_the_client_has_sent_is_received_though_it_has_gone(kind: str) -> None:
+    """A failed send says that nothing arrives any more, not that nothing had come."""
+    queued = [{"type": f"{kind}.request", "body": b"1"}, {"type": f"{kind}.disconnect", "code": 4001}]
+    received = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        with contextlib.suppress(OSError):
+            await send({"type": "http.response.start", "status": 200} if kind == "http" else {"type": "websocket.send"})
+        received.extend([await receive() for _ in queued])
+
+    messages = iter(queued)
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(_: Any) -> None:
+        raise BrokenPipeError
+
+    middleware = DynamoDBSessionMiddleware(app, KEY, store=MemoryStore())
+    await middleware({"type": kind, "method": "GET", "path": "/", "headers": []}, receive, send)
+    assert received == queued
 
 
 async def test_an_app_that_is_wrapped_later_is_called_wrapped() -> None:

@@ -12,7 +12,7 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamodb_sessions import DynamoDBSessionMiddleware, MemoryStore, Session
-from dynamodb_sessions.session.session import make_new_session, state_of
+from dynamodb_sessions.session.session import make_unseen_session, see, state_of
 from dynamodb_sessions.session.state import Response, SessionState, Use
 from dynamodb_sessions.web import request_cycle
 from tests.conftest import KEY
@@ -164,11 +164,11 @@ def test_threads_that_look_at_once_get_one_state() -> None:
     for _ in range(200):
         made: list[SessionState] = []
 
-        def begin(made: list[SessionState] = made) -> SessionState:
+        def begin(session: Session, made: list[SessionState] = made) -> None:
             made.append(SessionState())
-            return made[-1]
+            see(session, made[-1])
 
-        session, ready = make_new_session(begin), threading.Barrier(4)
+        session, ready = make_unseen_session(begin), threading.Barrier(4)
 
         def look(number: int, session: Session = session, ready: threading.Barrier = ready) -> None:
             ready.wait()

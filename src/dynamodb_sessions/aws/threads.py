@@ -71,7 +71,8 @@ class TurnTakingLock:
     @contextmanager
     def call(self) -> Iterator[None]:
         """Make a call, in this thread, in this block."""
-        self._thread.has_turn = self._lock.acquire(timeout=PATIENCE)
+        if not getattr(self._thread, "has_turn", False):
+            self._thread.has_turn = self._lock.acquire(timeout=PATIENCE)
         try:
             yield
         finally:

@@ -344,29 +344,29 @@ class Session(dict[str, Any]):
             raise SessionError(_LATE)
 
 
-class _Unseen(Session):
+class Unseen(Session):
     """A new session that nobody has looked at yet, as most visitors never do: it has no state before.
 
     It is a `Session` from the first look on. A class whose instances may lack an attribute finds all others later.
+    Whether nobody has looked yet is asked of its class, without a look.
     """
 
     __slots__ = ()
 
-    _begin: Callable[[], SessionState]
-    """What makes the state."""
+    _begin: Callable[[Session], None]
+    """What gives it its state, by `see`."""
 
     def __getattr__(self, name: str) -> Any:
         """Begin the state, in whichever thread it is asked for first."""
         if name != "_state":
             raise AttributeError(f"'Session' object has no attribute {name!r}", name=name, obj=self)
         with one_thread_at_a_time:
-            if self.__class__ is _Unseen:  # Else another thread has been faster.
-                self._state = self._begin()
-                self.__class__ = Session  # type: ignore[assignment] # Of the same layout.
+            if self.__class__ is Unseen:  # Else another thread has been faster.
+                self._begin(self)
         return object.__getattribute__(self, name)
 
 
-_Unseen.__name__ = _Unseen.__qualname__ = Session.__name__
+Unseen.__name__ = Unseen.__qualname__ = Session.__name__
 
 # What the rest of the package does with one, which is nothing for whoever holds it.
 
@@ -380,11 +380,17 @@ def make_session(state: SessionState) -> Session:
     return session
 
 
-def make_new_session(begin: Callable[[], SessionState]) -> Session:
-    """Return a new session, whose state is made when it is first looked at."""
-    session = _Unseen.__new__(_Unseen)
+def make_unseen_session(begin: Callable[[Session], None]) -> Session:
+    """Return a new session without a state. When it is first looked at, `begin` is to give it one, by `see`."""
+    session = Unseen.__new__(Unseen)
     session._begin = begin  # noqa: SLF001 - as its own class does
     return session
+
+
+def see(session: Session, state: SessionState) -> None:
+    """Give an unseen session its state: from now on it is one like any other."""
+    session._state = state  # noqa: SLF001 - as its own class does
+    session.__class__ = Session  # Of the same layout.
 
 
 def state_of(session: Session) -> SessionState:

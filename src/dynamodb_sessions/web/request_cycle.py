@@ -23,7 +23,15 @@ from dynamodb_sessions.session import save_policy
 from dynamodb_sessions.session.commit import atomically, commit, is_alive, load, look_again, reload, wait_ended
 from dynamodb_sessions.session.lifetimes import Lifetimes
 from dynamodb_sessions.session.save_policy import Create, Delete, Nothing, Rotate, Touch, Update, decide
-from dynamodb_sessions.session.session import Session, assign, make_new_session, make_session, state_of
+from dynamodb_sessions.session.session import (
+    Session,
+    Unseen,
+    assign,
+    make_session,
+    make_unseen_session,
+    see,
+    state_of,
+)
 from dynamodb_sessions.session.state import Response, SessionState, Use
 from dynamodb_sessions.settled import settled
 from dynamodb_sessions.stores.contract import OwnerStore, Record
@@ -149,6 +157,7 @@ class RequestCycle:
     __slots__ = (
         "_arrival",
         "_committed",
+        "_disconnected",
         "_held",
         "_phase",
         "_receive",
@@ -156,7 +165,6 @@ class RequestCycle:
         "_send",
         "_session",
         "_setup",
-        "_state",
         "_touch",
         "_turn",
     )
@@ -173,12 +181,11 @@ class RequestCycle:
         self._held: CookiePayload | None = None
         """The cookie by which the session was found, if it was."""
         self._session: Any = None
-        self._state: SessionState | None = None
-        """The session's. None: nobody has looked at it, and nothing was loaded, as in most requests."""
         self._committed: Committed | None = None
         """None: nothing was stored, as in most requests."""
         self._touch: OverlappedTouch | None = None
         """None: the session is not due to be touched."""
+        self._disconnected = False
         self._turn: anyio.Lock | None = None
         """Held by the commit that is under way. None: there has been none, as in most requests."""
 
@@ -211,7 +218,7 @@ class RequestCycle:
                 if payloads or setup.imports is not None:
                     session = await self._load(payloads)
                 else:
-                    session = make_new_session(self._begin)
+                    session = make_unseen_session(self._begin)
             except _OUTAGE as error:
                 await self._refuse("loaded", error)
                 return
@@ -227,7 +234,7 @@ class RequestCycle:
                         state_of(session),
                     )
             except BaseException as error:
-                gone = self._has_gone or isinstance(error, anyio.get_cancelled_exc_class())
+                gone = self._disconnected or isinstance(error, anyio.get_cancelled_exc_class())
                 if self._may_commit(session):
                     await self._finish(session, Ending.GONE if gone else Ending.RAISED)
                 if self._phase is not Phase.RUNNING or not _is_outage(error):
@@ -242,28 +249,24 @@ class RequestCycle:
             # The session may be held for longer, and holds on to this: what it has no use for any more must not come
             # back to it, or each request would be left to the garbage collector.
             self._phase = _OVER
-            if self._state is not None:
-                self._state.finish()
-            self._leave()
-            self._send = _ignored
-            self._scope = self._session = self._state = self._touch = None
+            if self._session is not None and self._session.__class__ is not Unseen:
+                state_of(self._session).finish()
+            self._receive, self._send = _GONE[self._scope["type"]], _ignored
+            self._scope = self._session = self._touch = None
 
     # How a request begins.
 
-    def _begin(self) -> SessionState:
-        """Return the state of a session that is looked at for the first time, in whichever thread.
+    def _begin(self, session: Session) -> None:
+        """Give the session its state, when it is looked at for the first time, in whichever thread.
 
-        The phase may change meanwhile. Whoever changes it does so before it looks whether there is a state.
+        The phase may change meanwhile. Whoever changes it does so before asking whether the session has a state.
         """
         state, phase = SessionState(backing=self), _LOADING
-        self._state = state
+        see(session, state)
         while phase is not self._phase:
             phase = self._phase
             if phase is not _RUNNING:
                 state.response = Response.OVER if phase is _OVER else _RESPONSE_STARTED
-        if phase is _OVER:
-            self._state = None
-        return state
 
     async def _load(self, payloads: Sequence[CookiePayload]) -> Session:
         """Return the session of the first cookie that has one, adopted from a cookie of Starlette's if need be.
@@ -309,13 +312,11 @@ class RequestCycle:
                 if record is not None:
                     self._arrival = self._arrival._replace(adopted=True)
                     return self._open(record, None)
-        self._state = SessionState(presented_id=presented, moved=moved, backing=self)
-        return make_session(self._state)
+        return make_session(SessionState(presented_id=presented, moved=moved, backing=self))
 
     def _open(self, record: Record, held: CookiePayload | None) -> Session:
         """Return the session of a record, and note whether it is due to be touched. Raises CorruptRecord."""
-        self._state = SessionState(record, backing=self)
-        session = make_session(self._state)
+        session = make_session(SessionState(record, backing=self))
         self._held = held
         if self._setup.lifetimes.is_due(record, clock.wall_clock()):
             self._touch = OverlappedTouch()
@@ -336,17 +337,8 @@ class RequestCycle:
         """Receive for the app, and note that the client has gone."""
         message = await self._receive()
         if message["type"] in ("http.disconnect", "websocket.disconnect"):
-            self._leave()
+            self._disconnected = True
         return message
-
-    def _leave(self) -> None:
-        """Note that the client has gone: there is nothing else to receive."""
-        if self._scope is not None:  # Else the request is over, and that is noted.
-            self._receive = _GONE[self._scope["type"]]
-
-    @property
-    def _has_gone(self) -> bool:
-        return self._receive is _GONE[self._scope["type"]]
 
     async def _respond(self, message: Message) -> None:
         """Do what the table says about a message from the app, and send it."""
@@ -357,17 +349,17 @@ class RequestCycle:
             if self._may_commit(self._session):
                 await self._save_late(self._session, failed=False)
         elif action is not _PASS:
-            if self._state is None and self._scope.get("session") is self._session:
+            if self._session.__class__ is Unseen and self._scope.get("session") is self._session:
                 self._phase = after
-                if self._state is not None:  # A thread has looked at it at this very moment.
-                    self._state.response = _RESPONSE_STARTED
+                if self._session.__class__ is not Unseen:  # A thread has looked at it at this very moment.
+                    state_of(self._session).response = _RESPONSE_STARTED
             elif not await self._start(self._session, action, message):
                 return
         self._phase = after
         try:
             await self._send(message)
         except OSError:
-            self._leave()
+            self._disconnected = True
             raise
         committed = self._committed
         if committed is not None and committed.bound is not None and message["type"] == "websocket.accept":
@@ -430,8 +422,8 @@ class RequestCycle:
         """Answer that the client is to come back later: the session is neither empty nor saved, it is out of reach."""
         logger.error("a session could not be %s: %s", what, error)
         self._phase = Phase.REFUSED
-        if self._state is not None:
-            self._state.response = _RESPONSE_STARTED
+        if self._session is not None and self._session.__class__ is not Unseen:
+            state_of(self._session).response = _RESPONSE_STARTED
         await refuse(self._scope, self._receive, self._send)
 
     # What saves the session.
@@ -492,11 +484,11 @@ class RequestCycle:
 
     def _may_commit(self, session: Session) -> bool:
         """Whether a commit may have something to do, be it to wait for one that another task has begun: it decides."""
-        state = self._state
-        if state is None:
+        if session.__class__ is Unseen:
             return self._scope.get("session") is not session
         if self._turn is not None and self._turn.locked():
             return True
+        state = state_of(session)
         if state.may_differ(session) or self._scope.get("session") is not session:
             return True
         if state.use is not _USED or state.record is None:
@@ -638,7 +630,7 @@ async def _gone() -> Message:
 
 
 async def _gone_websocket() -> Message:
-    return {"type": "websocket.disconnect"}
+    return {"type": "websocket.disconnect", "code": 1005}
 
 
 _GONE = {"http": _gone, "websocket": _gone_websocket}
