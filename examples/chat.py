@@ -1,7 +1,7 @@
 """A chat that closes where its user is signed out: by another tab, by another browser, or because time is up.
 
 A websocket stays open for longer than its session may last. `session.wait_ended` tells when that has ended:
-python -m uvicorn examples.chat:app
+SESSION_SECRET_KEY=a-key-of-32-bytes-or-more-to-try-it python -m uvicorn examples.chat:app
 """
 
 import asyncio

@@ -455,6 +455,49 @@ def test_what_is_sent_while_another_conversation_opens_is_shown_in_that_one(desk
     expect(desk.locator("#conversations [aria-current]")).to_have_text("Another matter.")
 
 
+def test_the_chat_sends_what_was_submitted_and_keeps_what_was_typed_since(desk: Page, chat: str) -> None:
+    log_in(desk, chat)
+    answer_late(desk, "/history")
+    sent: list[Any] = []
+    desk.on("request", lambda request: sent.append(request.post_data_json) if request.url.endswith("/chat") else None)
+    desk.get_by_role("button", name="New conversation").click()
+    message = desk.get_by_label("Your message")
+    message.fill("Yes")
+    message.press("Enter")
+    message.press_sequentially(", but not today")
+    message.press("Enter")
+    expect(desk.get_by_role("log").locator("p").last).to_contain_text("You said: Yes")
+    expect(desk.get_by_role("log")).to_have_attribute("aria-busy", "false")
+    expect(message).to_have_value("Yes, but not today")
+    assert sent == [{"text": "Yes"}]
+
+
+def test_one_can_log_out_of_the_chat_though_an_answer_hangs(desk: Page, chat: str) -> None:
+    log_in(desk, chat)
+    desk.route("**/chat", lambda _: None)
+    desk.get_by_label("Your message").fill("My cat is Bob.")
+    desk.keyboard.press("Enter")
+    desk.get_by_role("button", name="Log out").click()
+    expect(desk.get_by_label("Your name")).to_be_focused()
+    expect(desk.get_by_role("alert")).to_be_hidden()
+
+
+def test_whoever_logs_out_while_the_agent_speaks_is_told_of_no_trouble(
+    chat_with: Callable[[ScriptedModel], str], desk: Page
+) -> None:
+    model = Pausing()
+    log_in(desk, chat_with(model))
+    desk.get_by_label("Your message").fill("One, then two.")
+    desk.keyboard.press("Enter")
+    expect(desk.get_by_role("log").locator("p").last).to_have_text(re.compile("You said: One, then$"))
+    desk.get_by_role("button", name="Log out").click()
+    expect(desk.get_by_label("Your name")).to_be_focused()
+    with desk.expect_event("requestfinished", lambda request: request.url.endswith("/chat")):
+        model.go_on.set()
+    desk.evaluate("() => new Promise((resolve) => setTimeout(resolve, 200))")
+    expect(desk.get_by_role("alert")).to_be_hidden()
+
+
 def test_the_chat_keeps_what_was_typed_when_it_cannot_be_sent(desk: Page, chat: str) -> None:
     log_in(desk, chat)
     desk.route("**/chat", lambda route: route.fulfill(status=503))
