@@ -128,7 +128,16 @@ async def test_what_is_added_later_under_a_token_is_not_looked_at(first: int, la
     assert await converse().get_items() == [*turn, *between]
 
 
-async def test_a_turn_is_not_completed_by_another_one(converse: Converse, proxy: Proxy) -> None:
+@pytest.mark.parametrize(
+    "another",
+    [
+        lambda turn: [*turn, said("one more")],
+        lambda turn: [said(f"other {number}") for number in range(len(turn))],
+        lambda turn: turn[::-1],
+        lambda turn: [*turn[:-1], said("another end")],
+    ],
+)
+async def test_a_turn_is_not_completed_by_another_one(another: Any, converse: Converse, proxy: Proxy) -> None:
     turn = [said(f"first {number}") for number in range(150)]
     refused = Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"))
     proxy.play("TransactWriteItems", [Step()], rest=refused)
@@ -136,9 +145,25 @@ async def test_a_turn_is_not_completed_by_another_one(converse: Converse, proxy:
         await converse(endpoint_url=proxy.url).add_items(turn, token="turn")
     await converse().add_items([said("between")])
     with pytest.raises(SessionError, match="another turn"):
-        await converse().add_items([*turn, said("one more")], token="turn")
+        await converse().add_items(another(turn), token="turn")
     await converse().add_items(turn, token="turn")
+    await converse().add_items(another(turn), token="turn")
     assert await converse().get_items() == [*turn, said("between")]
+
+
+async def test_a_turn_that_an_earlier_version_has_begun_is_completed(
+    converse: Converse, proxy: Proxy, client: Any, table_name: str, items: Items
+) -> None:
+    """It knew a turn by the sizes of its steps alone."""
+    turn = [said(f"first {number}") for number in range(150)]
+    proxy.play("TransactWriteItems", [Step()], rest=Step(How.ANOTHER, applied=False, error=(400, "AccessDenied")))
+    with pytest.raises(SessionError):
+        await converse(endpoint_url=proxy.url).add_items(turn, token="turn")
+    [token] = [item for item in items() if int(item["position"]["N"]) < 0]
+    del token["content"]
+    client.put_item(TableName=table_name, Item=token)
+    await converse().add_items(turn, token="turn")
+    assert await converse().get_items() == turn
 
 
 async def test_a_token_opens_nobody_elses_conversation(converse: Converse) -> None:

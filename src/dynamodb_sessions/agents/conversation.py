@@ -30,7 +30,7 @@ from dynamodb_sessions.agents.reading import Message, Reading
 from dynamodb_sessions.agents.renewal import renew
 from dynamodb_sessions.agents.thread_items import PREFIX as THREADS
 from dynamodb_sessions.agents.thread_items import is_thread
-from dynamodb_sessions.agents.turn import FIRST, STEPS, Turn
+from dynamodb_sessions.agents.turn import Begun, Turn
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
 from dynamodb_sessions.clock import check_seconds, wall_clock
@@ -202,8 +202,8 @@ class DynamoDBConversation:
             turn.ttl = head.message_ttl(turn.now, self._lifetime)
             if await self._store(operation, turn, step, 0):
                 return head
-        if begun != turn.shape:
-            await self._check_complete(operation, turn, begun)
+        if not begun.is_it:
+            await self._check_complete(operation, turn, begun.last_step)
             return None
         found = await self._partition.head(operation)
         if found is None or turn.last <= found.cleared:
@@ -212,8 +212,8 @@ class DynamoDBConversation:
         turn.ttl = found.message_ttl(turn.now, self._lifetime)
         return found
 
-    async def _begun_as(self, operation: Operation, turn: Turn) -> str | None:
-        """Return the shape of the turn that was stored under this one's token; None: there is none.
+    async def _begun_as(self, operation: Operation, turn: Turn) -> Begun | None:
+        """Return what is known of the turn that was stored under this one's token; None: there is none.
 
         The turn then has its first position.
         """
@@ -221,15 +221,15 @@ class DynamoDBConversation:
         if found is None:
             return None
         try:
-            turn.first, shape = int(found[FIRST]["N"]), found[STEPS]["S"]
-        except (KeyError, TypeError, ValueError):
+            begun = turn.begun(found)
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise StoreUnavailable("a token of a conversation cannot be read") from None
-        return str(shape)
+        turn.first = begun.first
+        return begun
 
-    async def _check_complete(self, operation: Operation, turn: Turn, begun: str) -> None:
+    async def _check_complete(self, operation: Operation, turn: Turn, last_step: int) -> None:
         """Raise SessionError if the turn that was stored under this one's token lacks steps: this one has not them."""
-        last = begun.count(" ")
-        if last and await self._partition.get(operation, turn.token_position(last)) is None:
+        if last_step and await self._partition.get(operation, turn.token_position(last_step)) is None:
             raise SessionError("the token stands for another turn, which is not complete: add that one again")
 
     async def _store(self, operation: Operation, turn: Turn, step: slice, number: int) -> bool:
@@ -339,7 +339,7 @@ class DynamoDBConversation:
         last = await settled(self._clear())
         if last is None:
             return
-        async with aclosing(self._partition.query(first=FORMER, last=last, projection="#k, #p")) as keys:
+        async with aclosing(self._partition.query(first=FORMER, last=min(last, HEAD - 1), projection="#k, #p")) as keys:
             await tables.delete(self._calls, keys)
 
     async def _clear(self) -> int | None:

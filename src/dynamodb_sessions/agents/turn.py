@@ -1,9 +1,10 @@
 """Turn: messages that are added together, as the items that are stored of them. It makes no calls."""
 
 import hashlib
+import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from dynamodb_sessions.agents import parts
 from dynamodb_sessions.agents.conversation_head import DAY
@@ -22,8 +23,23 @@ FIRST = "first"
 STEPS = "steps"
 """In a token's item: how many positions each step of its turn takes."""
 
+CONTENT = "content"
+"""In a token's item, if its turn takes several steps: what no other turn has there. Nobody without the token can tell
+by it what the turn says."""
+
 _ITEM_SIZE = 256
 """Bytes of a message's item, but for its message and its conversation's id, at the most."""
+
+
+class Begun(NamedTuple):
+    """What is known of the turn that was stored under a token."""
+
+    first: int
+    """Its first position."""
+    last_step: int
+    """The number of its last step, from 0 on."""
+    is_it: bool
+    """Whether it is the turn that is added now."""
 
 
 @dataclass(slots=True)
@@ -34,6 +50,8 @@ class Turn:
     messages: list[Packed]
     now: int
     token: str | None
+    content: str = ""
+    """What no other turn of the same token has."""
     first: int = 0
     ttl: int | None = None
 
@@ -41,8 +59,15 @@ class Turn:
     def of(cls, items: Sequence[Any], session_id: str, form: PartsFormat, *, now: int, token: str | None) -> Self:
         """Return the turn of these messages. Raises UnserializableValue or SessionTooLarge, naming the message."""
         item_size = len(session_id.encode()) + _ITEM_SIZE
-        packed = [_packed(f"items[{number}]", each, form, item_size) for number, each in enumerate(items)]
-        return cls(session_id, packed, now, token)
+        content = hmac.new((token or "").encode(), digestmod="sha256")
+        packed = []
+        for number, each in enumerate(items):
+            name = f"items[{number}]"
+            text = _text_of(name, each)
+            packed.append(_packed(name, text, form, item_size))
+            if token is not None:
+                content.update(f"{len(text)} {text}".encode())
+        return cls(session_id, packed, now, token, content.hexdigest())
 
     @property
     def count(self) -> int:
@@ -59,6 +84,13 @@ class Turn:
         item_size = len(self.session_id.encode()) + _ITEM_SIZE
         sizes = ((packed.count, packed.size + packed.count * item_size) for packed in self.messages)
         return parts.fit(sizes, max_items=parts.MAX_TRANSACTION_ITEMS - (self.token is not None))
+
+    def begun(self, token_item: dict[str, Any]) -> Begun:
+        """Return what a token's item says. Raises KeyError, TypeError, ValueError or AttributeError if it is not one."""
+        shape: str = token_item[STEPS]["S"]
+        # Where there is one step, all of whatever turn it is is stored.
+        is_it = shape == self.shape and (CONTENT not in token_item or token_item[CONTENT]["S"] == self.content)
+        return Begun(int(token_item[FIRST]["N"]), shape.count(" "), is_it)
 
     @property
     def shape(self) -> str:
@@ -79,11 +111,13 @@ class Turn:
 
     def token_item(self, step: int) -> dict[str, Any]:
         """Return the item that says that a step was stored."""
-        return self._key(self.token_position(step)) | {
+        shape = self.shape
+        made = self._key(self.token_position(step)) | {
             FIRST: item_format.number(self.first),
-            STEPS: {"S": self.shape},
+            STEPS: {"S": shape},
             table_schema.TTL: item_format.number(self.now + TOKEN_SECONDS),
         }
+        return made | ({CONTENT: {"S": self.content}} if " " in shape else {})
 
     def token_position(self, step: int) -> int:
         """Return the position of that item. No reader of messages looks below 0."""
@@ -94,15 +128,23 @@ class Turn:
         return {**item_format.key(self.session_id), table_schema.POSITION: item_format.number(position)}
 
 
-def _packed(name: str, message: Any, form: PartsFormat, item_size: int) -> Packed:
-    """Return a message as it is stored. `name` is what errors call it, `item_size` what each item takes besides."""
-    what = f"{name}, a message of a conversation,"
+def _what(name: str) -> str:
+    return f"{name}, a message of a conversation,"
+
+
+def _text_of(name: str, message: Any) -> str:
+    """Return a message as JSON. `name` is what errors call it."""
     if hasattr(message, "model_dump"):
         message = message.model_dump(mode="json", exclude_unset=True)
     try:
-        text = encode_item(name, message)
+        return encode_item(name, message)
     except UnserializableValue as error:
-        raise UnserializableValue(name, error.reason, what=what) from None
+        raise UnserializableValue(name, error.reason, what=_what(name)) from None
+
+
+def _packed(name: str, text: str, form: PartsFormat, item_size: int) -> Packed:
+    """Return a message as it is stored. `name` is what errors call it, `item_size` what each item takes besides."""
+    what = _what(name)
     size = len(text.encode())
     if size > parts.MAX_UNPACKED:
         raise SessionTooLarge(size, parts.MAX_UNPACKED, [name], what=f"{what} uncompressed")
