@@ -317,10 +317,10 @@ def earlier(client: Any, table_name: str) -> Callable[..., None]:
         key = {"session_id": {"S": "chat"}, "position": {"N": str(position)}}
         client.put_item(TableName=table_name, Item=key | {"created_at": {"N": "1"}} | item)
 
-    def store(last: int = 102) -> None:
+    def store(last: int = 102, **more: Any) -> None:
         for number in (101, 102):
             put(number, message={"S": f'{{"content":"{number}"}}'})
-        put(0, last={"N": str(last)}, owner={"S": "alice"}, updated_at={"N": "1"}, cleared={"N": "101"})
+        put(0, last={"N": str(last)}, owner={"S": "alice"}, updated_at={"N": "1"}, cleared={"N": "101"}, **more)
 
     return store
 
@@ -375,6 +375,74 @@ async def test_the_head_of_an_earlier_version_is_moved_by_its_first_use(
     del proxy.requests[:]
     await converse(endpoint_url=proxy.url).get_items(20)
     assert proxy.requests == ["Query"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [(400, "AccessDeniedException"), (400, "ProvisionedThroughputExceededException"), (500, "InternalServerError")],
+)
+async def test_who_may_not_write_reads_what_an_earlier_version_has_stored(
+    error: tuple[int, str], converse: Converse, proxy: Between, earlier: Callable[..., None]
+) -> None:
+    earlier()
+    proxy.play("TransactWriteItems", rest=Step(How.ANOTHER, applied=False, error=error))
+    conversation = converse(endpoint_url=proxy.url)
+    assert await texts(conversation) == ["102"]
+    assert [message.item["content"] async for message in conversation.messages()] == ["102"]
+    proxy.play("TransactWriteItems")
+    await conversation.add_items([said("new")])
+    assert await texts(conversation) == ["102", "new"]
+
+
+async def test_a_head_of_an_earlier_version_may_have_any_attributes(
+    converse: Converse, client: Any, table_name: str, earlier: Callable[..., None]
+) -> None:
+    """Such as those that global tables of 2017 add."""
+    earlier(**{"aws:rep:updateregion": {"S": "eu-central-1"}, "my note": {"S": "x"}})
+    assert await texts(converse()) == ["102"]
+    key = {"session_id": {"S": "chat"}, "position": {"N": str(HEAD)}}
+    assert client.get_item(TableName=table_name, Key=key)["Item"]["my note"] == {"S": "x"}
+
+
+async def test_a_clear_by_a_process_of_an_earlier_version_is_a_clear(
+    converse: Converse, client: Any, table_name: str, items: Callable[[], list[dict[str, Any]]]
+) -> None:
+    """It took the head for the latest message, and deleted it."""
+    await converse(owner="alice").add_items([said("one")])
+    for item in items():
+        client.delete_item(TableName=table_name, Key={name: item[name] for name in ("session_id", "position")})
+    cleared = {name: {"N": str(HEAD)} for name in ("last", "cleared")}
+    client.put_item(TableName=table_name, Item={"session_id": {"S": "chat"}, "position": {"N": "0"}} | cleared)
+    await converse(owner="bob").add_items([said("two")])
+    assert await texts(converse()) == ["two"]
+    [two] = [message async for message in converse().messages()]
+    await converse().clear_session()
+    await converse(owner="alice").add_items([said("three")])
+    assert [message.item async for message in converse().messages(after=two.position)] == [said("three")]
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 5}, {"newest_first": True}], ids=str)
+async def test_a_page_is_of_one_time(
+    options: dict[str, Any], converse: Converse, proxy: Between, elsewhere: Callable[..., Any], endpoint_url: str
+) -> None:
+    """Whoever pages through a conversation that is cleared meanwhile does not read two that are mixed."""
+    await converse(owner="alice").add_items([said(str(number)) for number in range(30)])
+    half_way = Proxy(endpoint_url)
+    refused = Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"))
+    half_way.play("BatchWriteItem", [Step()], rest=refused)
+
+    async def clear_half_and_begin(conversation: DynamoDBConversation) -> None:
+        with pytest.raises(SessionError):
+            await DynamoDBConversation(
+                "chat", conversation._calls.table_name, endpoint_url=half_way.url
+            ).clear_session()
+        await conversation.add_items([said("bob's")])
+
+    proxy.then["Query"] = lambda: elsewhere(clear_half_and_begin, owner="bob")
+    found = [message.item async for message in converse(endpoint_url=proxy.url).messages(**options)]
+    before = [said(str(number)) for number in range(30)]
+    assert found in ([said("bob's")], before[::-1] if "newest_first" in options else before)
+    half_way.close()
 
 
 async def test_one_query_reads_the_latest_messages(converse: Converse, proxy: Proxy) -> None:

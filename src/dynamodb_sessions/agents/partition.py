@@ -1,6 +1,7 @@
 """Partition: the items of one conversation, and the calls that are made for them. It knows no messages."""
 
-import contextlib
+import logging
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -10,12 +11,16 @@ from dynamodb_sessions.agents import conversation_head, tables
 from dynamodb_sessions.agents.conversation_head import Head
 from dynamodb_sessions.aws.errors import ConditionFailed
 from dynamodb_sessions.aws.table_calls import Operation, TableCalls
-from dynamodb_sessions.exceptions import StoreUnavailable
+from dynamodb_sessions.exceptions import SessionError, StoreUnavailable
+from dynamodb_sessions.identifiers import fingerprint
 from dynamodb_sessions.stores import item_format, table_schema
 
 HEAD = conversation_head.POSITION
 FORMER = conversation_head.FORMER_POSITION
 MAX_PAGE = 1000
+_MOVE_TIMEOUT = 1.0
+
+logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
 
 class Partition:
@@ -53,8 +58,12 @@ class Partition:
             former = await self.get(operation, FORMER)
             if former is not None:
                 head = Head.of(former)
-                with contextlib.suppress(ConditionFailed):
-                    await self._move(operation, former)
+                try:
+                    return await self._move(former)
+                except ConditionFailed:
+                    pass
+                except SessionError as error:  # Whoever only reads need not be able to write.
+                    logger.warning("conversation %s is not moved: %s", fingerprint(self.session_id), error)
                     return head
             found = await self.get(operation, HEAD)
             if found is not None:
@@ -63,22 +72,26 @@ class Partition:
                 return None
             await operation.pause(StoreUnavailable("others change the conversation first"))
 
-    async def _move(self, operation: Operation, former: dict[str, Any]) -> None:
+    async def _move(self, former: dict[str, Any]) -> Head:
         """Move the head to where it belongs, as it was read. Raises ConditionFailed if it has changed, or has moved."""
         moved = {**former, **self.key(HEAD)}
+        if Head.of(former).last >= HEAD:  # An earlier version has taken the head for a message, and cleared it.
+            moved |= dict.fromkeys(("last", "cleared"), item_format.number(time.time_ns() // 1000))
+        names = dict(enumerate(former))
         unchanged = {
-            "ConditionExpression": " AND ".join(f"#{name} = :{name}" for name in former),
-            "ExpressionAttributeNames": {f"#{name}": name for name in former},
-            "ExpressionAttributeValues": {f":{name}": value for name, value in former.items()},
+            "ConditionExpression": " AND ".join(f"#{number} = :{number}" for number in names),
+            "ExpressionAttributeNames": {f"#{number}": name for number, name in names.items()},
+            "ExpressionAttributeValues": {f":{number}": former[name] for number, name in names.items()},
         }
         is_new = {
             "ConditionExpression": "attribute_not_exists(#k)",
             "ExpressionAttributeNames": {"#k": table_schema.KEY},
         }
         await self.transact(
-            operation,
+            self.calls.begin_within(_MOVE_TIMEOUT),
             [{"Put": {"Item": moved, **is_new}}, {"Delete": {"Key": self.key(FORMER), **unchanged}}],
         )
+        return Head.of(moved)
 
     async def update_head(self, operation: Operation, update: dict[str, Any]) -> dict[str, Any]:
         """Raises ConditionFailed if the head is not as the update demands."""

@@ -1,4 +1,4 @@
-"""Reading: the messages of a conversation that a reader may see, one by one. It writes nothing."""
+"""Reading: the messages of a conversation that a reader may see, one by one. It writes no message."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -87,45 +87,47 @@ class Reading:
 
     async def _values(self) -> AsyncGenerator[tuple[list[dict[str, Any]], bool], None]:
         """Yield the items of each message that may be seen, and whether none is missing."""
+        first = max(self.after, 0) + 1
+        while first < HEAD:
+            cleared, is_known, skips = 0, False, False
+            items = self.partition.query(
+                newest_first=self.newest_first,
+                page=None if self.limit is None else self.limit + self.newest_first,
+                first=first,
+                last=None if self.newest_first else HEAD - 1,
+                operation=self.operation,
+                turned=self._turned,
+            )
+            async with aclosing(items), aclosing(parts.gather(items, _value_of)) as found:
+                async for value, is_whole in found:
+                    position = position_of(value[-1])
+                    if not is_known:
+                        self.head, is_known = await self._head(value[-1]), True
+                        cleared = 0 if self.head is None else self.head.cleared
+                        if self.head is not None and self.head.has_ended(self.now):
+                            return
+                        if position == HEAD:
+                            continue
+                    if position <= cleared:
+                        skips = not self.newest_first  # Else all that follow are cleared, too.
+                        break
+                    yield value, is_whole
+            if not skips:
+                return
+            self._turned()
+            first = cleared + 1  # There may be pages of what was cleared and is not yet deleted.
+
+    async def _head(self, first: dict[str, Any]) -> Head | None:
+        """Return the head; None: there is none. `first` is the first item that was read.
+
+        The newest first, it is the head itself, as it was when the first page was read. Else it is read after that: so
+        whatever that page lacks, since it was cleared, the head says so.
+        """
         operation = self.operation or self.partition.calls.begin()
-        if not self.newest_first:
-            self.head = await self.partition.head(operation)
-        first = max(self.after, self._cleared, 0) + 1
-        if first >= HEAD or self._has_ended:
-            return
-        items = self.partition.query(
-            newest_first=self.newest_first,
-            page=None if self.limit is None else self.limit + self.newest_first,
-            first=first,
-            last=None if self.newest_first else HEAD - 1,
-            operation=self.operation,
-            turned=self._turned,
-        )
-        cleared, is_newest = self._cleared, self.newest_first
-        async with aclosing(items), aclosing(parts.gather(items, _value_of)) as found:
-            async for value, is_whole in found:
-                position = position_of(value[-1])
-                if is_newest:
-                    is_newest, self.head = False, await self.partition.head_by(operation, value[-1])
-                    cleared = self._cleared
-                    if self._has_ended:
-                        return
-                    if position == HEAD:
-                        continue
-                if position <= cleared:  # As are all that follow: the newest come first.
-                    return
-                yield value, is_whole
+        return await (self.partition.head_by(operation, first) if self.newest_first else self.partition.head(operation))
 
     def _turned(self) -> None:
         self.pages += 1
-
-    @property
-    def _cleared(self) -> int:
-        return 0 if self.head is None else self.head.cleared
-
-    @property
-    def _has_ended(self) -> bool:
-        return self.head is not None and self.head.has_ended(self.now)
 
     def _message(self, items: list[dict[str, Any]], *, is_whole: bool) -> Message | None:
         """Return the message that these items hold; None: it has expired, or cannot be read."""
