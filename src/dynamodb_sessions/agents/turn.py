@@ -86,7 +86,7 @@ class Turn:
         return parts.fit(sizes, max_items=parts.MAX_TRANSACTION_ITEMS - (self.token is not None))
 
     def begun(self, token_item: dict[str, Any]) -> Begun:
-        """Return what a token's item says. Raises KeyError, TypeError, ValueError or AttributeError if it is not one."""
+        """Return what a token's item says. Raises KeyError, TypeError, ValueError or AttributeError for any other."""
         shape: str = token_item[STEPS]["S"]
         # Where there is one step, all of whatever turn it is is stored.
         is_it = shape == self.shape and (CONTENT not in token_item or token_item[CONTENT]["S"] == self.content)
