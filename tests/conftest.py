@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 from benchmarks import cold_start
 from dynamodb_sessions import DynamoDBStore, MemoryStore
 from dynamodb_sessions import clock as package_clock
-from dynamodb_sessions.agents import tables
+from dynamodb_sessions.agents import partition, tables
 from dynamodb_sessions.stores import dynamodb as dynamodb_store
 from dynamodb_sessions.stores import fallback as fallback_store
 from dynamodb_sessions.stores import memory as memory_store
@@ -116,6 +116,8 @@ def _patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(defaults, "timeout", 20.0)
         patch.setattr(tables, "TIMEOUT", 20.0)
+        patch.setattr(partition, "_MOVE_TIMEOUT", 20.0)
+        patch.setattr(fallback_store, "_PROBE_TIMEOUT", 20.0)
         yield
 
 

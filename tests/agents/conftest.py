@@ -36,6 +36,12 @@ def converse(given_client: Any, client: Any, table_name: str) -> Converse:
     return converse
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that runs much else, too, a use that is due is written down."""
+    monkeypatch.setattr(conversation_module, "_USE_TIMEOUT", 20.0)
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have operations of the test's conversations fail as soon as two seconds have brought nothing."""

@@ -669,7 +669,7 @@ async def test_a_held_item_is_tried_again_and_given_up_in_the_end(
     assert await store.update(record, Changes(LATER, set={"a": "2"}), now=NOW) is not None
     hasty = DynamoDBStore(store.table_name, client=store.client, timeout=3.0)
     conflicts[0] = 100_000
-    with pytest.raises(StoreUnavailable, match=r"another transaction holds the item.*it was tried until the deadline"):
+    with pytest.raises(StoreUnavailable, match="another transaction holds the item"):
         await hasty.update(record, Changes(LATER, set={"a": "3"}), now=NOW)
 
 
