@@ -58,6 +58,27 @@ def elsewhere(converse: Converse, table_name: str) -> Callable[..., Any]:
     return do
 
 
+class HalfWay(Proxy):
+    """A proxy that refuses all batches of deletes but the first."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        refused = Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"))
+        self.play("BatchWriteItem", [Step()], rest=refused)
+
+    async def clear(self, conversation: DynamoDBConversation) -> None:
+        """Clear a conversation, and delete only the first batch of its messages."""
+        with pytest.raises(SessionError):
+            await DynamoDBConversation("chat", conversation._calls.table_name, endpoint_url=self.url).clear_session()
+
+
+@pytest.fixture
+def half_way(endpoint_url: str) -> Iterator[HalfWay]:
+    made = HalfWay(endpoint_url)
+    yield made
+    made.close()
+
+
 async def texts(conversation: DynamoDBConversation) -> list[str]:
     return [item["content"] for item in await conversation.get_items()]
 
@@ -421,26 +442,20 @@ async def test_a_clear_by_a_process_of_an_earlier_version_is_a_clear(
 
 @pytest.mark.parametrize("options", [{}, {"limit": 5}, {"newest_first": True}], ids=str)
 async def test_a_page_is_of_one_time(
-    options: dict[str, Any], converse: Converse, proxy: Between, elsewhere: Callable[..., Any], endpoint_url: str
+    options: dict[str, Any], converse: Converse, proxy: Between, elsewhere: Callable[..., Any], half_way: HalfWay
 ) -> None:
     """Whoever pages through a conversation that is cleared meanwhile does not read two that are mixed."""
     await converse(owner="alice").add_items([said(str(number)) for number in range(30)])
-    half_way = Proxy(endpoint_url)
-    refused = Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"))
-    half_way.play("BatchWriteItem", [Step()], rest=refused)
 
     async def clear_half_and_begin(conversation: DynamoDBConversation) -> None:
-        with pytest.raises(SessionError):
-            await DynamoDBConversation(
-                "chat", conversation._calls.table_name, endpoint_url=half_way.url
-            ).clear_session()
+        await half_way.clear(conversation)
         await conversation.add_items([said("bob's")])
 
     proxy.then["Query"] = lambda: elsewhere(clear_half_and_begin, owner="bob")
     found = [message.item async for message in converse(endpoint_url=proxy.url).messages(**options)]
     before = [said(str(number)) for number in range(30)]
     assert found in ([said("bob's")], before[::-1] if "newest_first" in options else before)
-    half_way.close()
+    assert half_way.requests[-1] == "BatchWriteItem"
 
 
 async def test_one_query_reads_the_latest_messages(converse: Converse, proxy: Proxy) -> None:
@@ -508,26 +523,14 @@ async def test_who_reads_the_latest_sees_a_clear_in_one_step(
     converse: Converse,
     proxy: Between,
     elsewhere: Callable[..., Any],
-    endpoint_url: str,
+    half_way: HalfWay,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await converse().add_items([said(str(number)) for number in range(30)])
-    half_way = Proxy(endpoint_url)
-    half_way.play(
-        "BatchWriteItem", [Step()], rest=Step(How.ANOTHER, applied=False, error=(400, "AccessDeniedException"))
-    )
-
-    async def clear_half(conversation: DynamoDBConversation) -> None:
-        with pytest.raises(SessionError):
-            await DynamoDBConversation(
-                "chat", conversation._calls.table_name, endpoint_url=half_way.url
-            ).clear_session()
-
     monkeypatch.setattr(partition, "MAX_PAGE", 8)
-    proxy.then["Query"] = lambda: elsewhere(clear_half)
+    proxy.then["Query"] = lambda: elsewhere(half_way.clear)
     assert await converse(endpoint_url=proxy.url).get_items(20) == []
     assert half_way.requests[-1] == "BatchWriteItem"
-    half_way.close()
 
 
 @pytest.mark.parametrize("options", [{}, {"ttl_seconds": 60}, {"ttl_of": "message"}])

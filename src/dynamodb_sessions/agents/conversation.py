@@ -24,7 +24,7 @@ from dynamodb_sessions import settings
 from dynamodb_sessions.agents import conversation_head, tables
 from dynamodb_sessions.agents.conversation_head import Head, Lifetime, Writer
 from dynamodb_sessions.agents.listing import Conversation, conversations_of
-from dynamodb_sessions.agents.partition import FORMER, HEAD, Partition, position_of
+from dynamodb_sessions.agents.partition import FORMER, HEAD, IS_NEW, Partition, position_of
 from dynamodb_sessions.agents.parts import PartsFormat
 from dynamodb_sessions.agents.reading import Message, Reading
 from dynamodb_sessions.agents.renewal import renew
@@ -236,11 +236,7 @@ class DynamoDBConversation:
         """Store the messages of a step. Return False if they were stored before, under the turn's token."""
         writes: list[dict[str, Any]] = [{"Put": {"Item": item}} for item in turn.items(step, self._format)]
         if turn.token is not None:
-            is_new = {
-                "ConditionExpression": "attribute_not_exists(#k)",
-                "ExpressionAttributeNames": {"#k": table_schema.KEY},
-            }
-            writes.append({"Put": {"Item": turn.token_item(number), **is_new}})
+            writes.append({"Put": {"Item": turn.token_item(number), **IS_NEW}})
         try:
             await self._partition.transact(operation, writes)
         except ConditionFailed:

@@ -19,6 +19,13 @@ HEAD = conversation_head.POSITION
 FORMER = conversation_head.FORMER_POSITION
 MAX_PAGE = 1000
 _MOVE_TIMEOUT = 1.0
+"""Seconds in which a head is moved, or the next use does it: whoever reads does not wait longer."""
+
+IS_NEW: dict[str, Any] = {
+    "ConditionExpression": "attribute_not_exists(#k)",
+    "ExpressionAttributeNames": {"#k": table_schema.KEY},
+}
+"""What makes a write of a transaction one of an item that is not there."""
 
 logger: logging.Logger = logging.getLogger("dynamodb_sessions")
 
@@ -59,7 +66,7 @@ class Partition:
             if former is not None:
                 head = Head.of(former)
                 try:
-                    return await self._move(former)
+                    return await self._move(former, head)
                 except ConditionFailed:
                     pass
                 except SessionError as error:  # Whoever only reads need not be able to write.
@@ -72,10 +79,10 @@ class Partition:
                 return None
             await operation.pause(StoreUnavailable("others change the conversation first"))
 
-    async def _move(self, former: dict[str, Any]) -> Head:
+    async def _move(self, former: dict[str, Any], head: Head) -> Head:
         """Move the head to where it belongs, as it was read. Raises ConditionFailed if it has changed, or has moved."""
         moved = {**former, **self.key(HEAD)}
-        if Head.of(former).last >= HEAD:  # An earlier version has taken the head for a message, and cleared it.
+        if head.last >= HEAD:  # An earlier version has taken the head for a message, and cleared it.
             moved |= dict.fromkeys(("last", "cleared"), item_format.number(time.time_ns() // 1000))
         names = dict(enumerate(former))
         unchanged = {
@@ -83,13 +90,9 @@ class Partition:
             "ExpressionAttributeNames": {f"#{number}": name for number, name in names.items()},
             "ExpressionAttributeValues": {f":{number}": former[name] for number, name in names.items()},
         }
-        is_new = {
-            "ConditionExpression": "attribute_not_exists(#k)",
-            "ExpressionAttributeNames": {"#k": table_schema.KEY},
-        }
         await self.transact(
             self.calls.begin_within(_MOVE_TIMEOUT),
-            [{"Put": {"Item": moved, **is_new}}, {"Delete": {"Key": self.key(FORMER), **unchanged}}],
+            [{"Put": {"Item": moved, **IS_NEW}}, {"Delete": {"Key": self.key(FORMER), **unchanged}}],
         )
         return Head.of(moved)
 

@@ -132,7 +132,7 @@ class Reading:
     def _message(self, items: list[dict[str, Any]], *, is_whole: bool) -> Message | None:
         """Return the message that these items hold; None: it has expired, or cannot be read."""
         for item in items:
-            if table_schema.TTL in item and not _is_live(item, self.now):
+            if not _is_live(item, self.now):
                 return None
         try:
             if not is_whole:
@@ -171,5 +171,5 @@ def _value_of(item: dict[str, Any]) -> int:
 
 
 def _is_live(found: dict[str, Any], now: int) -> bool:
-    """Whether an item with a TTL has not expired: DynamoDB takes up to two days to remove it."""
-    return int(found[table_schema.TTL]["N"]) > now
+    """Whether an item has not expired: DynamoDB takes up to two days to remove it."""
+    return table_schema.TTL not in found or int(found[table_schema.TTL]["N"]) > now

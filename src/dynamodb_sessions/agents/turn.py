@@ -59,15 +59,15 @@ class Turn:
     def of(cls, items: Sequence[Any], session_id: str, form: PartsFormat, *, now: int, token: str | None) -> Self:
         """Return the turn of these messages. Raises UnserializableValue or SessionTooLarge, naming the message."""
         item_size = len(session_id.encode()) + _ITEM_SIZE
-        content = hmac.new((token or "").encode(), digestmod="sha256")
+        content = None if token is None else hmac.new(token.encode(), digestmod="sha256")
         packed = []
         for number, each in enumerate(items):
             name = f"items[{number}]"
             text = _text_of(name, each)
             packed.append(_packed(name, text, form, item_size))
-            if token is not None:
+            if content is not None:
                 content.update(f"{len(text)} {text}".encode())
-        return cls(session_id, packed, now, token, content.hexdigest())
+        return cls(session_id, packed, now, token, "" if content is None else content.hexdigest())
 
     @property
     def count(self) -> int:
